@@ -1,0 +1,41 @@
+/* One compiled regular expression: PCRE2 in byte mode, JIT where the system allows it, with limits.
+ *
+ * A struct regex is immutable after regex_compile and may be shared; a struct regex_scratch (match data and JIT stack)
+ * belongs to one thread at a time.
+ *
+ * Any thread. */
+#ifndef FORWARDER_REGEX_H
+#define FORWARDER_REGEX_H
+
+#include "base.h"
+
+struct regex;
+struct regex_scratch;
+
+enum regex_outcome {
+    REGEX_NO_MATCH,
+    REGEX_MATCH,
+    REGEX_LIMIT,   /* a limit was hit or the engine failed: the caller must deny */
+};
+
+#define REGEX_MESSAGE_SIZE 160
+
+/* Why a pattern was refused. */
+struct regex_error {
+    size_t position;                  /* bytes into the pattern */
+    char message[REGEX_MESSAGE_SIZE]; /* one line, terminated */
+};
+
+/* ERR_INVALID fills *error; ERR_MEMORY leaves it alone.  The pattern is copied into the compiled form. */
+enum err regex_compile(struct slice pattern, struct regex **out, struct regex_error *error) MUST_CHECK;
+void regex_destroy(struct regex *regex);
+/* Search semantics (a match anywhere), as Python's re.search. */
+enum regex_outcome regex_search(const struct regex *regex, struct slice subject, struct regex_scratch *scratch);
+
+enum err regex_scratch_create(struct regex_scratch **out) MUST_CHECK;
+void regex_scratch_destroy(struct regex_scratch *scratch);
+
+/* "10.42 2022-12-11", static storage. */
+const char *regex_library_version(void);
+
+#endif
