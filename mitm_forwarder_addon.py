@@ -1,0 +1,2 @@
+# mitmdump -s mitm_forwarder_addon.py
+from mitm_forwarder import addons as addons
