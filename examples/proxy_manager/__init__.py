@@ -1,0 +1,1 @@
+"""A proxy manager: users, upstream proxies, blacklist rules and the activity they cause."""
