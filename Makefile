@@ -1,0 +1,120 @@
+# `make demo` and `make test` work on a machine that has nothing but git and make.  `make help` lists the rest.
+#
+# Everything made lies in .venv (Python and its packages), .venvs (the same, for other versions), build (all else) and
+# mitm_forwarder/_core.abi3.so.  Rules for the C tests are in tests/c/rules.mk.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DELETE_ON_ERROR:
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-builtin-rules
+
+VENV ?= .venv
+PY := $(VENV)/bin/python
+JOBS ?= $(shell nproc 2>/dev/null || echo 2)
+PIP_INSTALL := -m pip --quiet --disable-pip-version-check install
+
+PACKAGES := build/.system-packages
+TEST_PACKAGES := build/.test-packages
+DEPS := $(VENV)/.deps
+INSTALLED := $(VENV)/.installed
+CORE := mitm_forwarder/_core.abi3.so
+C_SOURCES := $(wildcard csrc/*.[ch])
+PY_FILES = $(shell find mitm_forwarder -name '*.py' -o -name '*.pyi')
+
+help: ## this list
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
+
+# --- set-up -------------------------------------------------------------------------------------------------------
+
+$(PACKAGES): deploy/system-packages deploy/find-python
+	@deploy/system-packages build
+	@mkdir -p $(@D) && touch $@
+
+$(TEST_PACKAGES): deploy/system-packages $(PACKAGES)
+	@deploy/system-packages test
+	@touch $@
+
+$(DEPS): deploy/lock-dev.txt | $(PACKAGES)
+	@test -x $(PY) || { python=$$(deploy/find-python); echo "+ $$python -m venv $(VENV)"; "$$python" -m venv $(VENV); }
+	$(PY) $(PIP_INSTALL) --require-hashes -r deploy/lock-dev.txt
+	@touch $@
+
+# Puts the checkout into the environment; a change of the C files alone needs only the next rule.
+$(INSTALLED): $(DEPS) setup.py pyproject.toml
+	$(PY) $(PIP_INSTALL) --no-deps --no-build-isolation -e .
+	@touch $@
+
+$(CORE): $(INSTALLED) $(C_SOURCES)
+	$(PY) setup.py -q build_ext --inplace
+	@touch $@
+
+build: $(CORE) ## the addon with its C core, ready in .venv
+
+demo: $(CORE) ## backend, proxy, target and one request of each kind on this machine; KEEP=1 leaves it running
+	@$(VENV)/bin/mitm-forwarder demo $(if $(KEEP),--keep)
+
+# --- tests --------------------------------------------------------------------------------------------------------
+
+include tests/c/rules.mk
+
+# In this order, so that the quick ones fail first.
+TEST_STEPS := lint ctest pytest asan tsan chaos leak compat-smoke
+test: $(CORE) $(TEST_PACKAGES) ## everything that CI runs
+	@for step in $(TEST_STEPS); do \
+	    start=$$SECONDS; echo "== make $$step"; \
+	    $(MAKE) --no-print-directory -j$(JOBS) -O $$step; \
+	    echo "== make $$step: ok, $$((SECONDS - start)) s"; \
+	done
+
+lint: ruff mypy stubtest ## ruff, mypy --strict, stubtest
+
+ruff: $(DEPS)
+	$(VENV)/bin/ruff check --quiet .
+	$(VENV)/bin/ruff format --check --quiet .
+
+mypy: $(INSTALLED)
+	$(VENV)/bin/mypy --no-error-summary
+
+stubtest: $(CORE)
+	$(PY) -m mypy.stubtest --concise mitm_forwarder._core
+
+PYTEST_WORKERS ?= auto
+PYTEST_ARGS ?=
+pytest: $(CORE) ## the Python tests; PYTEST_ARGS="-k name -x"
+	$(PY) -m pytest -q -n $(PYTEST_WORKERS) $(PYTEST_ARGS) tests
+
+leak: $(CORE) ## start and stop the engine many times: memory, descriptors and threads stay flat
+	@for script in tests/leaks/*.py; do echo "$$script"; timeout 600 $(PY) "$$script"; done
+
+# --- other Pythons and mitmproxies --------------------------------------------------------------------------------
+
+# name : Python : lock file.  Every one runs the same wheel, built once, in an environment of its own.
+COMPAT := py311-mitmproxy10 py311-mitmproxy11 py312-mitmproxy12 py313-mitmproxy12
+WHEEL := build/compat/.wheel
+COMPAT_TREE := build/compat/tree
+
+$(WHEEL): $(DEPS) $(C_SOURCES) $(PY_FILES) mitm_forwarder_addon.py setup.py pyproject.toml
+	@deploy/compat wheel
+	@touch $@
+
+compat-smoke: $(WHEEL) ## the smoke tests in every Python and mitmproxy of the matrix that this machine has
+	@deploy/compat test -m smoke
+
+compat: $(WHEEL) ## all Python tests in the same
+	@deploy/compat test
+
+# --- releases -----------------------------------------------------------------------------------------------------
+
+lock: $(DEPS) ## deploy/lock-*.txt anew, from the ranges in pyproject.toml
+	@deploy/lock
+
+image: ## the Docker image, built and run (buildah where there is no docker)
+	@deploy/image
+
+fresh: ## make demo and make test in bare Debian roots (root and debootstrap needed); SUITES="bookworm trixie"
+	@for suite in $(or $(SUITES),bookworm trixie); do deploy/fresh-root $$suite; done
+
+clean: ## all that make has made, but for .venv and .venvs
+	rm -rf build dist *.egg-info mitm_forwarder/*.so
+
+.PHONY: help build demo test lint ruff mypy stubtest pytest leak compat compat-smoke lock image fresh clean
