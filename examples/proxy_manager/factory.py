@@ -7,7 +7,6 @@ from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
 from fastapi import Request
-from fastapi.encoders import jsonable_encoder
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from sqlalchemy.exc import IntegrityError
@@ -23,6 +22,8 @@ from examples.proxy_manager.routes import health
 from examples.proxy_manager.routes import proxies
 from examples.proxy_manager.routes import users
 from examples.proxy_manager.rules import RuleCache
+from examples.proxy_manager.schemas import Invalid
+from examples.proxy_manager.schemas import Problem
 from examples.proxy_manager.settings import Settings
 
 VERSION = "1.0.0"
@@ -64,9 +65,9 @@ gateway; all others are for the administrator, who holds the same system token.
 
 async def _invalid_request(_request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, RequestValidationError)
-    # Only these three: the input itself may hold secrets, or text that JSON cannot carry.
-    problems = [{key: problem[key] for key in ("loc", "msg", "type")} for problem in error.errors()]
-    return JSONResponse({"detail": jsonable_encoder(problems)}, status_code=422)
+    # Not the input itself: it may hold secrets, or text that JSON cannot carry.
+    problems = [Problem.model_validate(problem) for problem in error.errors()]
+    return JSONResponse(Invalid(detail=problems).model_dump(), status_code=422)
 
 
 async def _conflict(_request: Request, _error: Exception) -> JSONResponse:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from examples.proxy_manager.schemas import Error
+from examples.proxy_manager.schemas import Invalid
 
 Responses = dict[int | str, dict[str, Any]]
 
@@ -33,4 +34,5 @@ UNAVAILABLE: Responses = {
 NOT_FOUND: Responses = {404: {"model": Error, "description": "No such thing"}}
 CONFLICT: Responses = {409: {"model": Error, "description": "Conflicts with what is stored"}}
 TOO_LARGE: Responses = {413: {"model": Error, "description": "The body is too large"}}
-ADMIN: Responses = {**UNAUTHORIZED, **UNAVAILABLE}
+INVALID: Responses = {422: {"model": Invalid, "description": "Parameters or body are not valid"}}
+ADMIN: Responses = {**UNAUTHORIZED, **INVALID, **UNAVAILABLE}

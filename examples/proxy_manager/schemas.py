@@ -18,6 +18,7 @@ from pydantic import AfterValidator
 from pydantic import BaseModel
 from pydantic import ConfigDict
 from pydantic import Field
+from pydantic import WithJsonSchema
 from pydantic import model_validator
 
 _LABEL = r"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?"
@@ -54,6 +55,10 @@ Username = Annotated[str, Field(min_length=1, max_length=255, pattern=r"^[^\x00-
 Password = Annotated[str, Field(max_length=255, pattern=r"^[^\x00-\x1f\x7f]*$")]
 Pattern = Annotated[str, Field(min_length=1, max_length=4096), AfterValidator(_check_pattern)]
 Url = Annotated[str, Field(max_length=65536)]
+# Not "date-time": that would need a zone, and the contract's example has none.
+UtcTime = Annotated[
+    datetime, WithJsonSchema({"type": "string", "examples": ["2024-01-01T00:00:00"]})
+]
 
 
 class Stored(BaseModel):
@@ -79,6 +84,20 @@ class Error(BaseModel):
     """Why a request was refused."""
 
     detail: str
+
+
+class Problem(BaseModel):
+    """One thing that is wrong with a request; never the value itself."""
+
+    loc: list[str | int]
+    msg: str
+    type: str
+
+
+class Invalid(BaseModel):
+    """Everything that is wrong with a request."""
+
+    detail: list[Problem]
 
 
 class Health(BaseModel):
@@ -136,7 +155,7 @@ class ProxyOut(Stored):
     username: str | None
     has_password: bool
     is_working: bool
-    created_at: datetime
+    created_at: UtcTime
 
 
 class RuleIn(BaseModel):
@@ -162,7 +181,7 @@ class RuleOut(Stored):
     id: Id
     pattern: str
     description: str | None
-    created_at: datetime
+    created_at: UtcTime
     created_by: Id | None
 
 
@@ -185,7 +204,7 @@ class UserOut(Stored):
     id: int
     name: str
     is_active: bool
-    created_at: datetime
+    created_at: UtcTime
 
 
 class TokenIn(BaseModel):
@@ -228,7 +247,7 @@ class ActivityOut(Stored):
     target_url: str
     proxy_id: Id | None
     timestamp: float
-    received_at: datetime
+    received_at: UtcTime
 
 
 class ActivityItem(ActivityOut):

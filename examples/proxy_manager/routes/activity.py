@@ -40,6 +40,7 @@ IdempotencyKey = Annotated[str | None, Header(min_length=1, max_length=255, patt
         201: {"description": "Stored"},
         **responses.UNAUTHORIZED,
         **responses.TOO_LARGE,
+        **responses.INVALID,
         **responses.UNAVAILABLE,
     },
 )

@@ -47,6 +47,7 @@ admin = APIRouter(
         **responses.UNAUTHORIZED,
         403: {"model": Error, "description": "The target URL is blacklisted"},
         404: {"model": Error, "description": "No working proxy"},
+        **responses.INVALID,
         **responses.UNAVAILABLE,
     },
 )
