@@ -52,6 +52,7 @@ reactor_destroy(struct reactor *reactor)
         return;
     }
     assert(!reactor->started);
+    /* Not in reactor_stop: a producer that posted just before the box was closed may still be about to wake the client. */
     http_client_destroy(reactor->http);
     mailbox_fini(&reactor->inbox);
     mem_free(reactor);
@@ -106,8 +107,6 @@ reactor_main(void *context)
     /* No task may be lost: whoever posted before the box was closed expects its `run`. */
     mailbox_close(&reactor->inbox);
     run_tasks(reactor);
-    http_client_destroy(reactor->http);
-    reactor->http = NULL;
     return NULL;
 }
 

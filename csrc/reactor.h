@@ -26,10 +26,10 @@ struct reactor_timer {
 enum err reactor_create(const struct http_tls *tls, int max_connections, int connect_timeout_ms,
                         struct reactor **out) MUST_CHECK;
 enum err reactor_start(struct reactor *reactor) MUST_CHECK;
-/* Cancels all running calls (their `done` runs), closes the inbox, ends and joins the thread.  Harmless when it never
- * started. */
+/* Closes the inbox, runs what is in it, ends and joins the thread.  Harmless when it never started. */
 void reactor_stop(struct reactor *reactor);
-/* The reactor must be stopped. */
+/* Ends what was still on the wire (its `done` runs here, as cancelled).  The reactor must be stopped, and every thread
+ * that posts to it joined. */
 void reactor_destroy(struct reactor *reactor);
 
 /* False when the reactor is stopping: the task is still the caller's then. */

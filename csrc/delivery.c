@@ -1,0 +1,378 @@
+#include "delivery.h"
+
+#include <signal.h>
+#include <stdio.h>
+
+#include "clock.h"
+#include "delivery_state.h"
+#include "mem.h"
+
+/* After the database failed. */
+#define STORE_RETRY_MS 1000
+
+/* ---- the spool thread ---- */
+
+static void settle_by_task(struct store_task *task);
+
+/* A database that does not work delays delivery but loses nothing: the journal keeps what it has. */
+static bool
+store_worked(struct delivery *delivery, enum err err)
+{
+    if (!err) {
+        delivery->store_failed = false;
+        return true;
+    }
+    if (!delivery->store_failed) {
+        delivery->store_failed = true;
+        event_notice(delivery->outbox, NOTICE_ERROR, "Activity spool %s: %s", spool_place(delivery->spool),
+                     spool_message(delivery->spool));
+    }
+    return false;
+}
+
+static enum err
+post_create(struct delivery *delivery, struct spool_record *record, struct post **out)
+{
+    struct post *post = mem_zalloc(sizeof *post);
+    if (post == NULL) {
+        return ERR_MEMORY;
+    }
+    link_init(&post->send.mail.link);
+    link_init(&post->settle.mail.link);
+    link_init(&post->ready);
+    post->send.run = delivery_post_by_task;
+    post->settle.run = settle_by_task;
+    post->delivery = delivery;
+    post->record = *record;
+    *out = post;
+    return ERR_OK;
+}
+
+/* Hands one record to the reactor; false when that cannot be now. */
+static bool
+hand_over(struct delivery *delivery, struct spool_record *record)
+{
+    struct post *post;
+    if (post_create(delivery, record, &post)) {
+        mem_free(record->body);
+        return false;
+    }
+    if (!reactor_post(delivery->reactor, &post->send)) {
+        delivery_post_destroy(post);
+        return false;
+    }
+    delivery->window++;
+    return true;
+}
+
+/* Fills the window from the database. */
+static void
+feed(struct delivery *delivery)
+{
+    struct spool_record records[DELIVERY_WINDOW];
+    size_t room = DELIVERY_WINDOW - delivery->window;
+    /* Half a window at a time: one query for many records instead of one for each that was settled. */
+    if (room < DELIVERY_WINDOW / 2 || atomic_load(&delivery->stopping)) {
+        return;
+    }
+    size_t count = 0;
+    if (!store_worked(delivery, spool_read(delivery->spool, delivery->cursor, records, room, &count))) {
+        return;
+    }
+    bool open = true;
+    for (size_t i = 0; i < count; i++) {
+        int64_t row = records[i].row;
+        if (!open) {
+            mem_free(records[i].body);
+        }
+        else if ((open = hand_over(delivery, &records[i]))) {
+            delivery->cursor = row;
+        }
+    }
+}
+
+static void
+move(struct delivery *delivery)
+{
+    size_t moved = 0;
+    delivery->last_move_ms = clock_now_ms();
+    delivery->move_due_ms = CLOCK_NEVER;
+    /* Cleared before the move: a record that is appended meanwhile asks anew. */
+    atomic_store(&delivery->move_asked, false);
+    if (!store_worked(delivery, spool_move(delivery->spool, &moved))) {
+        delivery->move_due_ms = delivery->last_move_ms + STORE_RETRY_MS;
+    }
+}
+
+static void
+move_by_task(struct store_task *task)
+{
+    struct delivery *delivery = CONTAINER_OF(task, struct delivery, move);
+    if (delivery->move_due_ms == CLOCK_NEVER) {
+        delivery->move_due_ms = delivery->last_move_ms + SPOOL_MOVE_MS;
+    }
+}
+
+static void
+flush_by_task(struct store_task *task)
+{
+    struct delivery *delivery = CONTAINER_OF(task, struct delivery, flush);
+    delivery->flushing = true;
+    delivery->move_due_ms = 0;
+}
+
+static void
+settle_by_task(struct store_task *task)
+{
+    struct post *post = CONTAINER_OF(task, struct post, settle);
+    struct delivery *delivery = post->delivery;
+    enum err err;
+    delivery->window--;
+    if (post->fate == POST_BURIED) {
+        event_notice(delivery->outbox, NOTICE_ERROR,
+                     "The backend refuses activity record %s for good (%d); it is kept apart in the spool",
+                     post->record.key, post->call.status);
+        err = spool_bury(delivery->spool, post->record.row, post->call.status, buf_string(&post->call.answer));
+        stats_add(delivery->stats, STATS_records_buried, 1);
+    }
+    else {
+        err = spool_delete(delivery->spool, &post->record.row, 1);
+        stats_add(delivery->stats, STATS_records_delivered, 1);
+    }
+    store_worked(delivery, err);
+    delivery_post_destroy(post);
+}
+
+/* Takes the delivered ones of a burst together: one transaction instead of one each. */
+static void
+settle_delivered(struct delivery *delivery, struct list *tasks)
+{
+    int64_t rows[DELIVERY_WINDOW];
+    size_t count = 0;
+    LIST_FOR_EACH_SAFE (link, after, tasks) {
+        struct store_task *task = CONTAINER_OF(LIST_ENTRY(link, struct mail, link), struct store_task, mail);
+        if (task->run != settle_by_task || count == COUNT_OF(rows)) {
+            continue;
+        }
+        struct post *post = CONTAINER_OF(task, struct post, settle);
+        if (post->fate == POST_DELIVERED) {
+            link_remove(link);
+            rows[count++] = post->record.row;
+            delivery_post_destroy(post);
+        }
+    }
+    if (count > 0) {
+        delivery->window -= count;
+        stats_add(delivery->stats, STATS_records_delivered, count);
+        store_worked(delivery, spool_delete(delivery->spool, rows, count));
+    }
+}
+
+static void
+run_store_tasks(struct delivery *delivery)
+{
+    struct list tasks;
+    list_init(&tasks);
+    mailbox_take_all(&delivery->inbox, &tasks);
+    settle_delivered(delivery, &tasks);
+    for (struct link *link; (link = list_take_front(&tasks)) != NULL;) {
+        struct store_task *task = CONTAINER_OF(LIST_ENTRY(link, struct mail, link), struct store_task, mail);
+        task->run(task);
+    }
+}
+
+static void
+tell_when_flushed(struct delivery *delivery)
+{
+    if (delivery->flushing && delivery->window == 0 && spool_depth(delivery->spool) == 0) {
+        delivery->flushing = false;
+        if (!mailbox_post(&delivery->flushed, &delivery->flushed_mail)) {
+            return;   /* nobody waits any more */
+        }
+    }
+}
+
+static int
+wait_ms(const struct delivery *delivery)
+{
+    if (delivery->move_due_ms == CLOCK_NEVER) {
+        return -1;
+    }
+    int64_t left_ms = delivery->move_due_ms - clock_now_ms();
+    return left_ms > 0 ? (int)left_ms : 0;
+}
+
+static void *
+delivery_main(void *context)
+{
+    struct delivery *delivery = context;
+    while (!atomic_load(&delivery->stopping)) {
+        mailbox_wait(&delivery->inbox, wait_ms(delivery));
+        run_store_tasks(delivery);
+        if (delivery->move_due_ms <= clock_now_ms()) {
+            move(delivery);
+        }
+        feed(delivery);
+        tell_when_flushed(delivery);
+    }
+    mailbox_close(&delivery->inbox);
+    run_store_tasks(delivery);
+    move(delivery);
+    return NULL;
+}
+
+/* ---- the loop ---- */
+
+enum err
+delivery_create(struct reactor *reactor, struct mailbox *outbox, struct stats *stats,
+                const struct delivery_config *config, struct delivery **out, char message[SPOOL_MESSAGE_SIZE])
+{
+    struct delivery *delivery = mem_zalloc(sizeof *delivery);
+    snprintf(message, SPOOL_MESSAGE_SIZE, "%s", err_text(ERR_MEMORY));
+    if (delivery == NULL) {
+        return ERR_MEMORY;
+    }
+    delivery->reactor = reactor;
+    delivery->outbox = outbox;
+    delivery->stats = stats;
+    delivery->authorization = config->authorization;
+    delivery->timeout_ms = config->timeout_ms;
+    list_init(&delivery->ready);
+    reactor_timer_init(&delivery->timer, delivery_post_by_timer);
+    delivery->move_due_ms = CLOCK_NEVER;
+    link_init(&delivery->move.mail.link);
+    delivery->move.run = move_by_task;
+    link_init(&delivery->flush.mail.link);
+    delivery->flush.run = flush_by_task;
+    link_init(&delivery->flushed_mail.link);
+
+    enum err err = ERR_MEMORY;
+    delivery->url = mem_string(config->url);
+    if (delivery->url == NULL) {
+        goto free_delivery;
+    }
+    if ((err = mailbox_init_fd(&delivery->inbox))) {
+        goto free_url;
+    }
+    if ((err = mailbox_init_fd(&delivery->flushed))) {
+        goto fini_inbox;
+    }
+    if ((err = spool_create(&config->spool, &delivery->spool, message))) {
+        goto fini_flushed;
+    }
+    *out = delivery;
+    return ERR_OK;
+
+fini_flushed:
+    mailbox_fini(&delivery->flushed);
+fini_inbox:
+    mailbox_fini(&delivery->inbox);
+free_url:
+    mem_free(delivery->url);
+free_delivery:
+    mem_free(delivery);
+    return err;
+}
+
+enum err
+delivery_start(struct delivery *delivery)
+{
+    sigset_t all, before;
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &before);
+    int rc = pthread_create(&delivery->thread, NULL, delivery_main, delivery);
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    if (rc != 0) {
+        return ERR_IO;
+    }
+    delivery->started = true;
+    /* What an earlier process left behind is sent without waiting for a new record. */
+    atomic_store(&delivery->move_asked, true);
+    return mailbox_post(&delivery->inbox, &delivery->move.mail) ? ERR_OK : ERR_CLOSED;
+}
+
+enum err
+delivery_append(struct delivery *delivery, const char key[SPOOL_KEY_LEN], struct slice body)
+{
+    enum err err = spool_append(delivery->spool, key, body);
+    if (err) {
+        stats_add(delivery->stats, STATS_records_refused, 1);
+        return err;
+    }
+    stats_add(delivery->stats, STATS_records, 1);
+    if (!atomic_exchange(&delivery->move_asked, true) && !mailbox_post(&delivery->inbox, &delivery->move.mail)) {
+        return ERR_OK;   /* stopping: the last move of the spool thread, or the next start, finds it */
+    }
+    return ERR_OK;
+}
+
+bool
+delivery_is_healthy(struct delivery *delivery)
+{
+    return spool_is_healthy(delivery->spool);
+}
+
+int64_t
+delivery_depth(struct delivery *delivery)
+{
+    return spool_depth(delivery->spool);
+}
+
+const char *
+delivery_place(const struct delivery *delivery)
+{
+    return spool_place(delivery->spool);
+}
+
+void
+delivery_flush(struct delivery *delivery, int timeout_ms)
+{
+    struct list flushed;
+    if (!delivery->started || !mailbox_post(&delivery->inbox, &delivery->flush.mail)) {
+        return;
+    }
+    mailbox_wait(&delivery->flushed, timeout_ms);
+    mailbox_close(&delivery->flushed);
+    list_init(&flushed);
+    mailbox_take_all(&delivery->flushed, &flushed);
+}
+
+/* The wake-up of a thread that is told to stop. */
+static void
+nothing(struct store_task *task)
+{
+    (void)task;
+}
+
+void
+delivery_stop(struct delivery *delivery)
+{
+    if (!delivery->started) {
+        return;
+    }
+    struct store_task wake = {.run = nothing};
+    link_init(&wake.mail.link);
+    atomic_store(&delivery->stopping, true);
+    bool woken = mailbox_post(&delivery->inbox, &wake.mail);
+    assert(woken);
+    (void)woken;
+    pthread_join(delivery->thread, NULL);
+    delivery->started = false;
+}
+
+void
+delivery_destroy(struct delivery *delivery)
+{
+    if (delivery == NULL) {
+        return;
+    }
+    assert(!delivery->started && delivery->in_flight == 0);
+    for (struct link *link; (link = list_take_front(&delivery->ready)) != NULL;) {
+        delivery_post_destroy(LIST_ENTRY(link, struct post, ready));
+    }
+    spool_destroy(delivery->spool);
+    mailbox_fini(&delivery->flushed);
+    mailbox_fini(&delivery->inbox);
+    mem_free(delivery->url);
+    mem_free(delivery);
+}

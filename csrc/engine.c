@@ -1,0 +1,490 @@
+#include "engine.h"
+
+#include <stdio.h>
+#include <string.h>
+
+#include "engine_state.h"
+#include "mem.h"
+#include "request.h"
+
+#define RECORD_MAX (160 * 1024)
+
+/* ---- deciding ---- */
+
+/* The detail may be NULL: then what is written there already stays.  The request joins the decided ones; a caller that
+ * is still there takes it out again (see settled_at_once). */
+static void
+decide(struct engine *engine, struct request *request, enum reason reason, const char *detail)
+{
+    request->reason = reason;
+    request->state = REQUEST_DECIDED;
+    if (detail != NULL) {
+        snprintf(request->detail, sizeof request->detail, "%s", detail);
+    }
+    switch (reason) {
+    case REASON_NONE:
+        stats_add(&engine->stats, request->tries == 1 ? STATS_routed : STATS_retried, 1);
+        break;
+    case REASON_blacklisted:
+        stats_add(&engine->stats, STATS_blocked, 1);
+        break;
+    case REASON_no_token:
+    case REASON_bad_token:
+    case REASON_token_refused:
+        stats_add(&engine->stats, STATS_unauthorized, 1);
+        break;
+    case REASON_overloaded:
+        stats_add(&engine->stats, STATS_overloaded, 1);
+        break;
+    default:
+        stats_add(&engine->stats, STATS_failed, 1);
+    }
+    list_push_back(&engine->decided, &request->link);
+}
+
+/* Before going back to the caller that began the request: one that is decided by now need not be queued for it. */
+static void
+settled_at_once(struct request *request)
+{
+    if (request->state == REQUEST_DECIDED) {
+        link_remove(&request->link);
+    }
+}
+
+/* What the rules say about one form of the URL. */
+static bool
+blocks(struct engine *engine, struct request *request, struct slice subject)
+{
+    if (subject.len == 0) {
+        return false;
+    }
+    struct rules_hit hit = rules_match(engine->rules, subject, engine->scratch);
+    if (hit.outcome == RULES_NO_MATCH) {
+        return false;
+    }
+    char id[32] = "?";
+    if (hit.id != NULL && hit.id->kind == WIRE_ID_INTEGER) {
+        snprintf(id, sizeof id, "%lld", (long long)hit.id->integer);
+    }
+    else if (hit.id != NULL && hit.id->kind == WIRE_ID_STRING) {
+        snprintf(id, sizeof id, "%.30s", hit.id->string);
+    }
+    if (hit.outcome == RULES_LIMIT) {
+        stats_add(&engine->stats, STATS_rule_limits, 1);
+    }
+    snprintf(request->detail, sizeof request->detail,
+             hit.outcome == RULES_LIMIT ? "rule %s could not be decided within its limits" : "rule %s", id);
+    return true;
+}
+
+static bool
+url_is_blocked(struct engine *engine, struct request *request, const struct url *url)
+{
+    struct slice raw = buf_slice(&url->raw), canonical = buf_slice(&url->canonical);
+    if (blocks(engine, request, canonical)) {
+        return true;
+    }
+    bool same = raw.len == canonical.len && memcmp(raw.data, canonical.data, raw.len) == 0;
+    return !same && blocks(engine, request, raw);
+}
+
+/* Of the rule set in place: REASON_NONE when there is one that may be used. */
+static enum reason
+rules_state(const struct engine *engine)
+{
+    if (engine->rules == NULL) {
+        return REASON_no_rules;
+    }
+    bool stale = engine->max_stale_ms > 0 && clock_now_ms() - engine->rules_confirmed_ms > engine->max_stale_ms;
+    return stale ? REASON_stale_rules : REASON_NONE;
+}
+
+/* The target, and the hosts that Host header and SNI name: all must be allowed, and then they must agree. */
+static enum reason
+judge(struct engine *engine, struct request *request)
+{
+    if (url_is_blocked(engine, request, &request->url) || blocks(engine, request, buf_slice(&request->host_url))
+        || blocks(engine, request, buf_slice(&request->sni_url))) {
+        return REASON_blacklisted;
+    }
+    if (request->host_url.len > 0 || request->sni_url.len > 0) {
+        bool tunnelled = strncmp(buf_string(&request->url.raw), "https:", 6) == 0;
+        snprintf(request->detail, sizeof request->detail, "the request target and its %s name different hosts",
+                 request->host_url.len > 0 ? "Host header" : "TLS server name");
+        return tunnelled ? REASON_misdirected : REASON_bad_request;
+    }
+    return REASON_NONE;
+}
+
+/* ---- the steps ---- */
+
+static void
+send_lookup(struct engine *engine, struct request *request)
+{
+    struct lookup *lookup;
+    request->detail[0] = '\0';
+    struct slice token = {request->token.text, request->token.len};
+    enum err err = lookup_create(&engine->lookups, buf_slice(&request->url.raw), token, request->deadline_ms, &lookup);
+    if (err) {
+        decide(engine, request, REASON_internal, err_text(err));
+        return;
+    }
+    lookup->owner = request;
+    if (lookup_send(lookup)) {
+        lookup_destroy(lookup);
+        decide(engine, request, REASON_shutting_down, NULL);
+        return;
+    }
+    request->lookup = lookup;
+    request->tries++;
+    request->state = REQUEST_WAITS_FOR_LOOKUP;
+}
+
+static void
+ask_permit(struct engine *engine, struct request *request)
+{
+    int64_t expires_ms = clock_now_ms() + engine->queue_timeout_ms;
+    expires_ms = expires_ms < request->deadline_ms ? expires_ms : request->deadline_ms;
+    switch (permits_ask(&engine->permits, &request->permit, expires_ms)) {
+    case PERMIT_HELD:
+        send_lookup(engine, request);
+        break;
+    case PERMIT_WAITING:
+        request->state = REQUEST_WAITS_FOR_PERMIT;
+        break;
+    case PERMIT_NONE:
+        decide(engine, request, REASON_overloaded, "too many requests run and wait already");
+        break;
+    }
+}
+
+static void
+judge_and_go_on(struct engine *engine, struct request *request)
+{
+    enum reason reason = rules_state(engine);
+    if (!reason) {
+        reason = judge(engine, request);
+    }
+    if (reason) {
+        decide(engine, request, reason, NULL);
+        return;
+    }
+    ask_permit(engine, request);
+}
+
+enum err
+engine_begin(struct engine *engine, const struct request_input *input, void *owner, struct request **out)
+{
+    struct request_policy policy = {
+        .default_token = &engine->default_token,
+        .require_token = engine->require_token,
+        .forward_authorization = engine->forward_authorization,
+        .timeout_ms = engine->timeout_ms,
+    };
+    struct request *request;
+    enum err err = request_create(input, &policy, owner, &request);
+    if (err) {
+        return err;
+    }
+    stats_add(&engine->stats, STATS_requests, 1);
+    if (engine->refusing || engine_is_forked(engine)) {
+        decide(engine, request, REASON_shutting_down, NULL);
+    }
+    else if (request->reason) {
+        decide(engine, request, request->reason, NULL);
+    }
+    else if (!delivery_is_healthy(engine->delivery)) {
+        decide(engine, request, REASON_spool_full, NULL);
+    }
+    else if (engine->rules == NULL && !engine->rules_attempted) {
+        request->state = REQUEST_WAITS_FOR_RULES;
+        list_push_back(&engine->waiting_for_rules, &request->link);
+    }
+    else {
+        judge_and_go_on(engine, request);
+    }
+    settled_at_once(request);
+    *out = request;
+    return ERR_OK;
+}
+
+enum err
+engine_retry(struct engine *engine, struct request *request)
+{
+    assert(request->state == REQUEST_DECIDED && request->routed && !request->finished);
+    enum err err = request_set_aside(request);
+    if (err) {
+        return err;
+    }
+    if (engine->refusing) {
+        decide(engine, request, REASON_shutting_down, NULL);
+    }
+    else if (request->tries > engine->proxy_retries) {
+        decide(engine, request, REASON_no_proxy, "no try is left");
+    }
+    else {
+        send_lookup(engine, request);
+    }
+    settled_at_once(request);
+    return ERR_OK;
+}
+
+enum err
+engine_judge(struct engine *engine, struct request *request, const struct url_parts *target, bool *allowed)
+{
+    struct url url;
+    enum err err = url_build(target, &url);
+    if (err == ERR_MEMORY) {
+        return err;
+    }
+    request->detail[0] = '\0';
+    if (err) {
+        request->reason = REASON_bad_request;
+    }
+    else if (strcmp(buf_string(&url.raw), buf_string(&request->url.raw)) == 0) {
+        request->reason = REASON_NONE;
+    }
+    else {
+        request->reason = rules_state(engine);
+        if (!request->reason && url_is_blocked(engine, request, &url)) {
+            request->reason = REASON_blacklisted;
+            stats_add(&engine->stats, STATS_blocked, 1);
+        }
+    }
+    if (!err) {
+        url_fini(&url);
+    }
+    *allowed = request->reason == REASON_NONE;
+    return ERR_OK;
+}
+
+/* ---- the record and the end ---- */
+
+enum err
+engine_record(struct engine *engine, struct request *request, int status)
+{
+    if (request->recorded) {
+        return ERR_OK;
+    }
+    const struct wire_id *user_id = &request->user_id;
+    if (user_id->kind == WIRE_ID_NONE && request->token.len > 0) {
+        user_id = token_cache_get(engine->users, (struct slice){request->token.text, request->token.len});
+    }
+    bool through_proxy = request->upstream.host != NULL;
+    struct wire_activity activity = {
+        .user_id = user_id,
+        .proxy_id = through_proxy ? &request->upstream.id
+                    : request->tried_count > 0 ? &request->tried[request->tried_count - 1].id : NULL,
+        .url = buf_string(&request->url.raw),
+        .method = request->method,
+        .status_code = status,
+        .timestamp = request->started_wall,
+    };
+    struct buf body;
+    buf_init(&body, RECORD_MAX);
+    enum err err = wire_build_activity(&activity, &body);
+    if (!err) {
+        err = delivery_append(engine->delivery, request->id, buf_slice(&body));
+    }
+    buf_fini(&body);
+    request->recorded = err == ERR_OK;
+    return err;
+}
+
+void
+engine_finish(struct engine *engine, struct request *request)
+{
+    if (request->finished) {
+        return;
+    }
+    request->finished = true;
+    if (request->lookup != NULL) {
+        request->lookup->owner = NULL;
+        request->lookup = NULL;
+    }
+    struct permit *granted = permits_give_back(&engine->permits, &request->permit);
+    if (request->state != REQUEST_DECIDED) {
+        link_remove(&request->link);
+        decide(engine, request, REASON_internal, "the flow ended before it was decided");
+    }
+    if (granted != NULL) {
+        send_lookup(engine, CONTAINER_OF(granted, struct request, permit));
+    }
+}
+
+void
+engine_release(struct engine *engine, struct request *request)
+{
+    assert(request->state == REQUEST_DECIDED);
+    if (request->permit.state != PERMIT_NONE) {
+        stats_add(&engine->stats, STATS_permits_leaked, 1);
+    }
+    engine_finish(engine, request);
+    link_remove(&request->link);
+    request_destroy(request);
+}
+
+/* ---- events ---- */
+
+/* Whom the backend took the token for: what it said, else the claim of a token it has accepted (DESIGN.md §6). */
+static void
+learn_user(struct engine *engine, struct request *request, struct lookup *lookup)
+{
+    struct slice token = {request->token.text, request->token.len};
+    wire_id_fini(&request->user_id);
+    request->user_id = lookup->user_id;
+    lookup->user_id = (struct wire_id){.kind = WIRE_ID_NONE};
+    if (token.len == 0) {
+        return;
+    }
+    if (request->user_id.kind == WIRE_ID_NONE
+        && token_claim(token, engine->user_id_claim, &request->user_id)) {
+        return;   /* an opaque token, or one without the claim: unknown is null */
+    }
+    if (token_cache_put(engine->users, token, &request->user_id)) {
+        token_cache_drop(engine->users, token);
+    }
+}
+
+static void
+take_route(struct engine *engine, struct request *request, struct lookup *lookup)
+{
+    if (request_has_tried(request, &lookup->upstream)) {
+        /* The same proxy again counts as a try. */
+        if (request->tries <= engine->proxy_retries) {
+            send_lookup(engine, request);
+        }
+        else {
+            decide(engine, request, REASON_no_proxy, "the backend offers no other upstream proxy");
+        }
+        return;
+    }
+    upstream_fini(&request->upstream);
+    request->upstream = lookup->upstream;
+    lookup->upstream = (struct upstream){.host = NULL};
+    request->routed = true;
+    decide(engine, request, REASON_NONE, NULL);
+}
+
+static void
+lookup_answered(struct engine *engine, struct lookup *lookup)
+{
+    struct request *request = lookup->owner;
+    if (request != NULL) {
+        request->lookup = NULL;
+        if (lookup->token_accepted) {
+            learn_user(engine, request, lookup);
+        }
+        else if (lookup->reason == REASON_token_refused) {
+            token_cache_drop(engine->users, (struct slice){request->token.text, request->token.len});
+        }
+        if (lookup->reason == REASON_NONE) {
+            take_route(engine, request, lookup);
+        }
+        else {
+            decide(engine, request, lookup->reason, lookup->message);
+        }
+    }
+    lookup_destroy(lookup);
+}
+
+static void
+rules_arrived(struct engine *engine, struct rules_event *event)
+{
+    engine->rules_attempted = true;
+    if (event->confirmed) {
+        engine->rules_confirmed_ms = event->confirmed_ms;
+    }
+    if (event->rules != NULL) {
+        rules_unref(engine->rules);
+        engine->rules = event->rules;
+        event->rules = NULL;
+    }
+    rules_event_destroy(event);
+    for (struct link *link; (link = list_take_front(&engine->waiting_for_rules)) != NULL;) {
+        judge_and_go_on(engine, LIST_ENTRY(link, struct request, link));
+    }
+}
+
+void
+engine_drain(struct engine *engine)
+{
+    if (engine_is_forked(engine)) {
+        return;
+    }
+    struct list events;
+    list_init(&events);
+    mailbox_take_all(&engine->outbox, &events);
+    for (struct link *link; (link = list_take_front(&events)) != NULL;) {
+        struct event *event = CONTAINER_OF(LIST_ENTRY(link, struct mail, link), struct event, mail);
+        switch (event->kind) {
+        case EVENT_LOOKUP:
+            lookup_answered(engine, CONTAINER_OF(event, struct lookup, event));
+            break;
+        case EVENT_RULES:
+            rules_arrived(engine, CONTAINER_OF(event, struct rules_event, event));
+            break;
+        case EVENT_NOTICE:
+            list_push_back(&engine->notices, link);
+            break;
+        }
+    }
+}
+
+struct request *
+engine_take_decided(struct engine *engine)
+{
+    struct link *link = list_take_front(&engine->decided);
+    return link != NULL ? LIST_ENTRY(link, struct request, link) : NULL;
+}
+
+struct notice *
+engine_take_notice(struct engine *engine)
+{
+    struct link *link = list_take_front(&engine->notices);
+    if (link == NULL) {
+        return NULL;
+    }
+    struct event *event = CONTAINER_OF(LIST_ENTRY(link, struct mail, link), struct event, mail);
+    return CONTAINER_OF(event, struct notice, event);
+}
+
+void
+engine_notice_destroy(struct notice *notice)
+{
+    mem_free(notice);
+}
+
+int64_t
+engine_next_expiry_ms(const struct engine *engine)
+{
+    int64_t next_ms = permits_next_expiry_ms(&engine->permits);
+    if (!list_is_empty(&engine->waiting_for_rules)) {
+        /* All wait equally long, so the first is the first to give up. */
+        struct request *first = LIST_ENTRY(engine->waiting_for_rules.head.next, struct request, link);
+        next_ms = first->deadline_ms < next_ms ? first->deadline_ms : next_ms;
+    }
+    return next_ms;
+}
+
+void
+engine_expire_at(struct engine *engine, int64_t now_ms, enum reason permits_reason, enum reason rules_reason)
+{
+    for (struct permit *permit; (permit = permits_take_expired(&engine->permits, now_ms)) != NULL;) {
+        decide(engine, CONTAINER_OF(permit, struct request, permit), permits_reason, NULL);
+    }
+    LIST_FOR_EACH_SAFE (link, after, &engine->waiting_for_rules) {
+        struct request *request = LIST_ENTRY(link, struct request, link);
+        if (request->deadline_ms > now_ms) {
+            return;
+        }
+        link_remove(link);
+        decide(engine, request, rules_reason, NULL);
+    }
+}
+
+void
+engine_expire(struct engine *engine)
+{
+    engine_expire_at(engine, clock_now_ms(), REASON_overloaded, REASON_no_rules);
+}

@@ -1,0 +1,69 @@
+/* One request as the engine sees it: what was asked, where it stands, what was decided.
+ *
+ * The request owns everything in it.  The engine links it into one of its lists while it waits or has just been decided.
+ *
+ * The loop thread only. */
+#ifndef FORWARDER_REQUEST_H
+#define FORWARDER_REQUEST_H
+
+#include "clock.h"
+#include "engine.h"
+#include "lookup.h"
+#include "permits.h"
+#include "token.h"
+
+enum request_state {
+    REQUEST_WAITS_FOR_RULES,    /* the first list has not come yet */
+    REQUEST_WAITS_FOR_PERMIT,
+    REQUEST_WAITS_FOR_LOOKUP,
+    REQUEST_DECIDED,
+};
+
+struct request {
+    enum request_state state;
+    struct link link;             /* in the engine's list of those that wait for rules, or of those just decided */
+    struct permit permit;
+    struct lookup *lookup;        /* borrowed while the reactor has it */
+    void *owner;
+
+    char id[CLOCK_UUID_SIZE];
+    char *method;
+    struct url url;
+    struct buf host_url;          /* the same with the Host header's host, canonical; empty: they agree */
+    struct buf sni_url;           /* likewise for the SNI */
+    struct buf loggable;
+    struct token token;
+    bool takes_authorization;
+    int64_t started_ms, deadline_ms;
+    double started_wall;
+
+    enum reason reason;
+    char detail[LOOKUP_MESSAGE_SIZE];
+    struct upstream upstream;     /* the last one chosen */
+    bool routed;
+    struct upstream *tried;       /* earlier ones, never to be taken again */
+    size_t tried_count;
+    unsigned tries;               /* lookups sent */
+    struct wire_id user_id;
+
+    bool recorded, finished;
+};
+
+/* What a token is chosen by. */
+struct request_policy {
+    const struct token *default_token;   /* may be empty */
+    bool require_token;
+    bool forward_authorization;
+    int timeout_ms;
+};
+
+/* Reads target and token.  A request that cannot go on has its reason set, and is otherwise complete enough to be
+ * answered, logged and recorded. */
+enum err request_create(const struct request_input *input, const struct request_policy *policy, void *owner,
+                        struct request **out) MUST_CHECK;
+void request_destroy(struct request *request);
+/* Puts the upstream in use aside, as one never to be taken again. */
+enum err request_set_aside(struct request *request) MUST_CHECK;
+bool request_has_tried(const struct request *request, const struct upstream *upstream);
+
+#endif
