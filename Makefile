@@ -16,7 +16,6 @@ PIP_INSTALL := -m pip --quiet --disable-pip-version-check install
 PACKAGES := build/.system-packages
 TEST_PACKAGES := build/.test-packages
 DEPS := $(VENV)/.deps
-INSTALLED := $(VENV)/.installed
 CORE := mitm_forwarder/_core.abi3.so
 C_SOURCES := $(wildcard csrc/*.[ch])
 PY_FILES = $(shell find mitm_forwarder -name '*.py' -o -name '*.pyi')
@@ -39,13 +38,9 @@ $(DEPS): deploy/lock-dev.txt | $(PACKAGES)
 	$(PY) $(PIP_INSTALL) --require-hashes -r deploy/lock-dev.txt
 	@touch $@
 
-# Puts the checkout into the environment; a change of the C files alone needs only the next rule.
-$(INSTALLED): $(DEPS) setup.py pyproject.toml
-	$(PY) $(PIP_INSTALL) --no-deps --no-build-isolation -e .
-	@touch $@
-
-$(CORE): $(INSTALLED) $(C_SOURCES)
-	$(PY) setup.py -q build_ext --inplace
+# pip puts the checkout into the environment and builds the core in place; after that a change of C needs no pip.
+$(CORE): $(DEPS) setup.py pyproject.toml $(C_SOURCES)
+	$(PY) $(if $(filter-out $(C_SOURCES),$?),$(PIP_INSTALL) --no-deps --no-build-isolation -e .,setup.py -q build_ext --inplace)
 	@touch $@
 
 build: $(CORE) ## the addon with its C core, ready in .venv
@@ -72,7 +67,7 @@ ruff: $(DEPS)
 	$(VENV)/bin/ruff check --quiet .
 	$(VENV)/bin/ruff format --check --quiet .
 
-mypy: $(INSTALLED)
+mypy: $(DEPS)
 	$(VENV)/bin/mypy --no-error-summary
 
 stubtest: $(CORE)

@@ -1,7 +1,7 @@
 """Build of the C core; everything else is in pyproject.toml.
 
-FORWARDER_BUILD = release (default) | debug | asan | tsan | cov.  A mode changes no time stamp, so build any other than
-release into a tree of its own: `setup.py build --build-base build/X --build-lib build/X/lib`.
+FORWARDER_BUILD = release (default) | debug | asan | tsan | cov.  A mode changes no time stamp, so
+build any other than release apart: `setup.py build --build-base build/X --build-lib build/X/lib`.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from setuptools.command.build_ext import build_ext
 
 
 class Library(NamedTuple):
-    """A library by its pkg-config name, the oldest version that will do, and its package's names."""
+    """A library by its pkg-config name, the oldest version that will do, and its packages."""
 
     name: str
     minimum: str

@@ -22,7 +22,7 @@ if "mitmproxy" in sys.modules:
 
 
 def __getattr__(name: str) -> Any:
-    """``addons`` on first use: the command line and build tools need neither mitmproxy nor the core."""
+    """``addons`` on first use: ``import mitm_forwarder`` needs neither mitmproxy nor the core."""
     if name == "addons":
         importlib.import_module("mitm_forwarder.guard")
         return importlib.import_module("mitm_forwarder.addon").addons

@@ -30,19 +30,21 @@ LIB_CFLAGS = $(eval LIB_CFLAGS := $$(shell pkg-config --cflags $(C_LIBRARIES)))$
 LIB_LIBS = $(eval LIB_LIBS := $$(shell pkg-config --libs $(C_LIBRARIES)) -lpthread -lm)$(LIB_LIBS)
 PY_INCLUDE = $(eval PY_INCLUDE := $$(shell $(PY) -c 'import sysconfig; print(sysconfig.get_paths()["include"])'))$(PY_INCLUDE)
 
+# V=1 shows the commands.
+SAY = $(if $(V),,@echo "  CC $@";)
+
 define C_MODE
 build/$(1)/csrc/%.o: csrc/%.c tests/c/rules.mk | $(TEST_PACKAGES)
 	@mkdir -p $$(@D)
-	$$(CC_$(1)) $$(C_BASE) $$(FLAGS_$(1)) $$(LIB_CFLAGS) -MMD -MP -c -o $$@ $$<
+	$$(SAY)$$(CC_$(1)) $$(C_BASE) $$(FLAGS_$(1)) $$(LIB_CFLAGS) -MMD -MP -c -o $$@ $$<
 build/$(1)/tests/%.o: tests/c/%.c tests/c/rules.mk | $(TEST_PACKAGES)
 	@mkdir -p $$(@D)
-	$$(CC_$(1)) $$(C_BASE) $$(FLAGS_$(1)) -Icsrc -Itests/c -MMD -MP -c -o $$@ $$<
+	$$(SAY)$$(CC_$(1)) $$(C_BASE) $$(FLAGS_$(1)) -Icsrc -Itests/c -MMD -MP -c -o $$@ $$<
 build/$(1)/libcore.a: $(CORE_C:%.c=build/$(1)/%.o) $(SUPPORT_C:tests/c/%.c=build/$(1)/tests/%.o)
 	@rm -f $$@
 	$$(AR) rcs $$@ $$^
 build/$(1)/%: build/$(1)/tests/%.o build/$(1)/libcore.a
-	$$(CC_$(1)) $$(FLAGS_$(1)) -o $$@ $$^ $$(LIB_LIBS)
-.PRECIOUS: build/$(1)/tests/%.o build/$(1)/csrc/%.o build/$(1)/test_%
+	$$(SAY)$$(CC_$(1)) $$(FLAGS_$(1)) -o $$@ $$^ $$(LIB_LIBS)
 -include $(wildcard build/$(1)/csrc/*.d build/$(1)/tests/*.d)
 endef
 $(foreach mode,gcc clang asan tsan,$(eval $(call C_MODE,$(mode))))
@@ -51,7 +53,7 @@ $(foreach mode,gcc clang asan tsan,$(eval $(call C_MODE,$(mode))))
 define BINDING_CHECK
 build/$(1)/binding/%.o: csrc/%.c $(C_SOURCES) tests/c/rules.mk | $(TEST_PACKAGES) $(DEPS)
 	@mkdir -p $$(@D)
-	$$(CC_$(1)) $$(C_BASE) $$(FLAGS_$(1)) -fPIC -DPy_LIMITED_API=0x030b0000 -isystem $$(PY_INCLUDE) -c -o $$@ $$<
+	$$(SAY)$$(CC_$(1)) $$(C_BASE) $$(FLAGS_$(1)) -fPIC -DPy_LIMITED_API=0x030b0000 -isystem $$(PY_INCLUDE) -c -o $$@ $$<
 endef
 $(foreach mode,gcc clang,$(eval $(call BINDING_CHECK,$(mode))))
 
@@ -68,6 +70,8 @@ endef
 %.chaos: % FORCE
 	$(call RUN,$< --chaos)
 FORCE:
+# Objects and programs are kept between runs.
+.SECONDARY:
 
 BINDING_OBJECTS = $(foreach mode,gcc clang,$(BINDING_C:csrc/%.c=build/$(mode)/binding/%.o))
 ctest: $(foreach mode,gcc clang,$(TEST_NAMES:%=build/$(mode)/%.run)) $(BINDING_OBJECTS) ## C unit tests with gcc and with clang, -Werror
