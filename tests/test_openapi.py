@@ -13,8 +13,8 @@ import pytest
 
 pytest.importorskip("fastapi", reason="the example backend needs the demo extra")
 
-import yaml
 from fastapi.openapi.models import OpenAPI
+from ruamel.yaml import YAML
 
 from examples.proxy_manager.factory import create_app
 from examples.proxy_manager.settings import Settings
@@ -27,7 +27,7 @@ PROSE = {"title", "description", "examples", "summary", "default"}
 @pytest.fixture(scope="module")
 def contract() -> dict[str, Any]:
     path = Path(__file__).parent.parent / "docs" / "openapi.yaml"
-    document: dict[str, Any] = yaml.safe_load(path.read_text())
+    document: dict[str, Any] = YAML(typ="safe").load(path)
     return document
 
 

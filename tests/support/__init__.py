@@ -1,0 +1,1 @@
+"""What tests share: real parts to start, and ways to disturb them."""
