@@ -99,21 +99,27 @@ rules_state(const struct engine *engine)
     return stale ? REASON_stale_rules : REASON_NONE;
 }
 
-/* The target, and the hosts that Host header and SNI name: all must be allowed, and then they must agree. */
+/* The target, and the hosts that Host header, authority and SNI name: all must be allowed, and then they must agree. */
 static enum reason
 judge(struct engine *engine, struct request *request)
 {
-    if (url_is_blocked(engine, request, &request->url) || blocks(engine, request, buf_slice(&request->host_url))
-        || blocks(engine, request, buf_slice(&request->sni_url))) {
+    bool agree = true;
+    if (url_is_blocked(engine, request, &request->url)) {
         return REASON_blacklisted;
     }
-    if (request->host_url.len > 0 || request->sni_url.len > 0) {
-        bool tunnelled = strncmp(buf_string(&request->url.raw), "https:", 6) == 0;
-        snprintf(request->detail, sizeof request->detail, "the request target and its %s name different hosts",
-                 request->host_url.len > 0 ? "Host header" : "TLS server name");
-        return tunnelled ? REASON_misdirected : REASON_bad_request;
+    for (size_t i = 0; i < REQUEST_OTHER_HOSTS; i++) {
+        if (blocks(engine, request, buf_slice(&request->other_urls[i]))) {
+            return REASON_blacklisted;
+        }
+        agree = agree && request->other_urls[i].len == 0;
     }
-    return REASON_NONE;
+    if (agree) {
+        return REASON_NONE;
+    }
+    snprintf(request->detail, sizeof request->detail,
+             "the request target, its Host header and the TLS server name must name the same host");
+    bool tunnelled = strncmp(buf_string(&request->url.raw), "https:", 6) == 0;
+    return tunnelled ? REASON_misdirected : REASON_bad_request;
 }
 
 /* ---- the steps ---- */
@@ -303,9 +309,10 @@ engine_finish(struct engine *engine, struct request *request)
         request->lookup = NULL;
     }
     struct permit *granted = permits_give_back(&engine->permits, &request->permit);
+    link_remove(&request->link);
     if (request->state != REQUEST_DECIDED) {
-        link_remove(&request->link);
-        decide(engine, request, REASON_internal, "the flow ended before it was decided");
+        request->state = REQUEST_DECIDED;
+        request->reason = REASON_internal;
     }
     if (granted != NULL) {
         send_lookup(engine, CONTAINER_OF(granted, struct request, permit));

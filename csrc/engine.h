@@ -42,7 +42,8 @@ struct request;
 struct request_input {
     struct slice method;
     struct url_parts target;
-    struct slice host_header;          /* Host or :authority as sent; empty: none */
+    struct slice host_header;          /* as sent; empty: none */
+    struct slice authority;            /* of the request target, or :authority; empty: none */
     struct slice sni;                  /* of the client's TLS; empty: none */
     struct slice authorization;        /* header values; empty: none */
     struct slice proxy_authorization;
@@ -93,7 +94,8 @@ enum err engine_judge(struct engine *engine, struct request *request, const stru
                       bool *allowed) MUST_CHECK;
 /* Writes the one activity record; does nothing when it was written before. */
 enum err engine_record(struct engine *engine, struct request *request, int status) MUST_CHECK;
-/* The flow has ended: the permit goes back.  Does nothing the second time. */
+/* The flow has ended: the permit goes back.  Does nothing the second time.  A request that is still undecided counts as
+ * decided (internal) from here on, and does not come out of engine_take_decided any more. */
 void engine_finish(struct engine *engine, struct request *request);
 /* Finishes and frees.  The request must be decided. */
 void engine_release(struct engine *engine, struct request *request);

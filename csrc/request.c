@@ -8,12 +8,15 @@
 #define METHOD_MAX 64
 #define SCHEME_SHOWN 16
 
-/* Host header or SNI against the target: what a rule must see too. */
+/* What a rule must see too, where a header or the SNI names another host than the target. */
 static enum err
 other_host_url(const struct request_input *input, struct slice host, const struct url *url, struct buf *out)
 {
     struct url_parts parts = input->target;
     struct url other;
+    if (host.len == parts.host.len && memcmp(host.data, parts.host.data, host.len) == 0) {
+        return ERR_OK;
+    }
     parts.host = host;
     enum err err = url_build(&parts, &other);
     if (err) {
@@ -29,19 +32,25 @@ other_host_url(const struct request_input *input, struct slice host, const struc
 static enum err
 read_hosts(struct request *request, const struct request_input *input)
 {
-    enum err err = ERR_OK;
-    if (input->host_header.len > 0) {
+    struct slice authorities[] = {input->host_header, input->authority};
+    for (size_t i = 0; i < COUNT_OF(authorities); i++) {
         struct slice host;
         int port;
-        err = url_split_authority(input->host_header, &host, &port);
+        if (authorities[i].len == 0) {
+            continue;
+        }
+        enum err err = url_split_authority(authorities[i], &host, &port);
         if (!err) {
-            err = other_host_url(input, host, &request->url, &request->host_url);
+            err = other_host_url(input, host, &request->url, &request->other_urls[i]);
+        }
+        if (err) {
+            return err;
         }
     }
-    if (!err && input->sni.len > 0) {
-        err = other_host_url(input, input->sni, &request->url, &request->sni_url);
+    if (input->sni.len == 0) {
+        return ERR_OK;
     }
-    return err;
+    return other_host_url(input, input->sni, &request->url, &request->other_urls[COUNT_OF(authorities)]);
 }
 
 /* For a target that could not be read: enough for a log line and a record. */
@@ -159,8 +168,9 @@ request_create(const struct request_input *input, const struct request_policy *p
     }
     link_init(&request->link);
     permit_init(&request->permit);
-    buf_init(&request->host_url, 4 * URL_MAX);
-    buf_init(&request->sni_url, 4 * URL_MAX);
+    for (size_t i = 0; i < REQUEST_OTHER_HOSTS; i++) {
+        buf_init(&request->other_urls[i], 4 * URL_MAX);
+    }
     buf_init(&request->loggable, 4 * URL_MAX);
     request->state = REQUEST_DECIDED;
     request->owner = owner;
@@ -196,8 +206,9 @@ request_destroy(struct request *request)
     wire_id_fini(&request->user_id);
     token_fini(&request->token);
     buf_fini(&request->loggable);
-    buf_fini(&request->sni_url);
-    buf_fini(&request->host_url);
+    for (size_t i = 0; i < REQUEST_OTHER_HOSTS; i++) {
+        buf_fini(&request->other_urls[i]);
+    }
     url_fini(&request->url);
     mem_free(request->method);
     mem_free(request);

@@ -19,6 +19,8 @@ enum request_state {
     REQUEST_DECIDED,
 };
 
+#define REQUEST_OTHER_HOSTS 3
+
 struct request {
     enum request_state state;
     struct link link;             /* in the engine's list of those that wait for rules, or of those just decided */
@@ -29,8 +31,8 @@ struct request {
     char id[CLOCK_UUID_SIZE];
     char *method;
     struct url url;
-    struct buf host_url;          /* the same with the Host header's host, canonical; empty: they agree */
-    struct buf sni_url;           /* likewise for the SNI */
+    /* The same with the host that the Host header, the authority or the SNI names, canonical; empty: they agree. */
+    struct buf other_urls[REQUEST_OTHER_HOSTS];
     struct buf loggable;
     struct token token;
     bool takes_authorization;
