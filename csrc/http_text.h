@@ -1,0 +1,20 @@
+/* What may stand in a request to the backend, and what may be taken from a header of its answer: text in, verdict out.
+ *
+ * Owns nothing.  Private to http.c.
+ *
+ * Any thread. */
+#ifndef FORWARDER_HTTP_TEXT_H
+#define FORWARDER_HTTP_TEXT_H
+
+#include "base.h"
+
+/* A non-empty field value (RFC 9110, 5.5): no control byte that could end the line and begin another. */
+bool http_text_is_value(const char *text);
+/* http:// or https://, and nothing but visible ASCII. */
+bool http_text_is_url(const char *text);
+/* An entity tag (RFC 9110, 8.8.3), weak or strong. */
+bool http_text_is_etag(const char *text);
+/* Replaces what is not printable, so that a text from elsewhere stays one line of the log. */
+void http_text_clean(char *text);
+
+#endif
