@@ -45,8 +45,9 @@ clock_wall_seconds(void)
     return (double)now.tv_sec + (double)now.tv_nsec / 1e9;
 }
 
-/* The kernel's generator needs no seed, no lock, and gives parent and child of a fork different numbers.  Without it
- * two records could get one key, and the backend would drop the second: better to end. */
+/* The kernel's generator needs no seed and no lock, and gives parent and child of a fork different
+ * numbers.  Without it two records could get one key, and the backend would drop the second:
+ * better to end. */
 static void
 random_bytes(void *out, size_t len)
 {
@@ -59,7 +60,8 @@ random_bytes(void *out, size_t len)
 uint64_t
 clock_random(uint64_t bound)
 {
-    /* The smallest mask that covers bound; a number above bound is drawn again, less than once on average. */
+    /* The smallest mask that covers bound.  A number above bound is drawn again, less than once on
+     * average; taking the remainder instead would favour small numbers. */
     uint64_t mask = bound == 0 ? 0 : UINT64_MAX >> __builtin_clzll(bound);
     uint64_t number;
     do {

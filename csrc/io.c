@@ -103,7 +103,8 @@ io_open_anonymous(int *fd)
     return ERR_OK;
 }
 
-/* A full disk takes what still fits; an injected ENOSPC does the same, so that tests see torn records. */
+/* A full disk takes what still fits.  An injected ENOSPC does the same, so that tests see torn
+ * records. */
 static ssize_t
 write_or_fault(int fd, const void *data, size_t len)
 {
@@ -124,8 +125,8 @@ io_write(int fd, const void *data, size_t len)
         return ERR_IO;
     }
     if ((size_t)written < len) {
-        /* The bytes that did fit stay in the file: cutting them off could fail as well, and readers of a journal
-         * have to know a torn record anyway. */
+        /* The bytes that did fit stay in the file: cutting them off could fail as well, and readers
+         * of a journal have to know a torn record anyway. */
         errno = ENOSPC;
         return ERR_IO;
     }
@@ -189,7 +190,8 @@ io_unlink(const char *path)
     return rc == 0 || errno == ENOENT ? ERR_OK : ERR_IO;
 }
 
-/* What mkdir says of a directory that is there differs (EEXIST, EROFS, EACCES), so the outcome is what counts. */
+/* What mkdir says of a directory that is there differs (EEXIST, EROFS, EACCES), so the outcome is
+ * what counts. */
 static enum err
 make_directory(const char *path)
 {
@@ -243,7 +245,8 @@ io_lock(int fd)
 void
 io_close(int fd)
 {
-    /* Called while a failure is on its way up, whose errno must arrive.  After EINTR the descriptor is gone. */
+    /* Often called while a failure is on its way up, whose errno must arrive.  No second try after
+     * EINTR: the descriptor is gone by then, and its number may be another thread's. */
     int error = errno;
     close(fd);
     errno = error;

@@ -120,7 +120,7 @@ mem_free_secret(void *block, size_t len)
         return;
     }
     memset(block, 0, len);
-    /* The compiler must believe that somebody reads the zeros; explicit_bzero(3) is not everywhere. */
+    /* The compiler must think that somebody reads the zeros.  macOS has no explicit_bzero(3). */
     __asm__ __volatile__("" : : "r"(block) : "memory");
     mem_free(block);
 }
