@@ -41,4 +41,5 @@ EXPOSE 8080
 STOPSIGNAL SIGTERM
 HEALTHCHECK --interval=10s --timeout=3s --start-period=20s --retries=3 \
     CMD ["python3", "-c", "import os, socket; socket.create_connection(('127.0.0.1', int(os.environ['MITM_LISTEN_PORT'])), 2).close()"]
-ENTRYPOINT ["mitm-forwarder", "run", "--set", "confdir=/etc/mitm-forwarder"]
+# What follows the image's name on the command line goes to mitmdump, too.
+ENTRYPOINT ["mitm-forwarder", "run", "--", "--set", "confdir=/etc/mitm-forwarder"]

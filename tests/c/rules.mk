@@ -31,7 +31,7 @@ LIB_LIBS = $(eval LIB_LIBS := $$(shell pkg-config --libs $(C_LIBRARIES)) -lpthre
 PY_INCLUDE = $(eval PY_INCLUDE := $$(shell $(PY) -c 'import sysconfig; print(sysconfig.get_paths()["include"])'))$(PY_INCLUDE)
 
 # V=1 shows the commands.
-SAY = $(if $(V),,@echo "  CC $@";)
+SAY = $(if $(V),,@echo "  $@";)
 
 define C_MODE
 build/$(1)/csrc/%.o: csrc/%.c tests/c/rules.mk | $(TEST_PACKAGES)
@@ -42,7 +42,7 @@ build/$(1)/tests/%.o: tests/c/%.c tests/c/rules.mk | $(TEST_PACKAGES)
 	$$(SAY)$$(CC_$(1)) $$(C_BASE) $$(FLAGS_$(1)) -Icsrc -Itests/c -MMD -MP -c -o $$@ $$<
 build/$(1)/libcore.a: $(CORE_C:%.c=build/$(1)/%.o) $(SUPPORT_C:tests/c/%.c=build/$(1)/tests/%.o)
 	@rm -f $$@
-	$$(AR) rcs $$@ $$^
+	$$(SAY)$$(AR) rcs $$@ $$^
 build/$(1)/%: build/$(1)/tests/%.o build/$(1)/libcore.a
 	$$(SAY)$$(CC_$(1)) $$(FLAGS_$(1)) -o $$@ $$^ $$(LIB_LIBS)
 -include $(wildcard build/$(1)/csrc/*.d build/$(1)/tests/*.d)
@@ -63,7 +63,7 @@ export TSAN_OPTIONS ?= halt_on_error=1:second_deadlock_stack=1
 
 # A test says nothing when it passes and everything when it does not.
 define RUN
-@echo "$(@:build/%=%)"; timeout 300 $(1) >$@.log 2>&1 || { rc=$$?; cat $@.log; echo "$(1): exit code $$rc"; exit 1; }
+@echo "$(@:build/%=%)"; timeout 600 $(1) >$@.log 2>&1 || { rc=$$?; cat $@.log; echo "$(1): exit code $$rc"; exit 1; }
 endef
 %.run: % FORCE
 	$(call RUN,$<)
