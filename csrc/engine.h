@@ -86,7 +86,7 @@ void engine_expire(struct engine *engine);
 enum err engine_begin(struct engine *engine, const struct request_input *input, void *owner,
                       struct request **out) MUST_CHECK;
 /* The dial failed before a byte of the request had left: asks for another upstream proxy.  Undecided, or decided at once
- * (no try left: REASON_no_proxy with the first failure's text kept by the caller). */
+ * (no try left: REASON_no_proxy). */
 enum err engine_retry(struct engine *engine, struct request *request) MUST_CHECK;
 /* Is the URL that is about to leave the one that was judged, or, judged now, allowed?  On false request_reason says why
  * not.  ERR_MEMORY must be taken for false. */

@@ -21,7 +21,6 @@ resolve(struct py_request *self)
         Py_XDECREF(type);
         Py_XDECREF(traceback);
     }
-    Py_CLEAR(self->failure);
     PyObject *done = py_call(state, future, NAME_done);
     PyObject *result = NULL;
     if (done == Py_False) {
@@ -86,9 +85,7 @@ static PyObject *
 settle(struct py_request *self, PyObject *flow)
 {
     if (request_is_decided(self->request)) {
-        int rc = flow_apply(self, flow);
-        Py_CLEAR(self->failure);
-        return rc < 0 ? NULL : Py_NewRef(Py_None);
+        return flow_apply(self, flow) < 0 ? NULL : Py_NewRef(Py_None);
     }
     PyObject *future = py_call(self->engine->state, self->engine->loop, NAME_create_future);
     if (future == NULL || arm_expiry(self->engine) < 0) {
@@ -105,7 +102,8 @@ settle(struct py_request *self, PyObject *flow)
 
 /* ---- Engine: requests ---- */
 
-/* The flow's Request; borrowed, NULL without an exception when it has none. */
+/* The flow's Request; borrowed, NULL without an exception when it has none.  Its engine may be an earlier one, which was
+ * replaced when the configuration changed: what follows must go there. */
 static struct py_request *
 request_of(struct py_engine *self, PyObject *flow)
 {
@@ -165,13 +163,9 @@ out:
 }
 
 static PyObject *
-engine_py_retry(PyObject *object, PyObject *args)
+engine_py_retry(PyObject *object, PyObject *flow)
 {
     struct py_engine *self = SELF(object);
-    PyObject *flow, *reason, *detail;
-    if (!PyArg_ParseTuple(args, "OUO:retry", &flow, &reason, &detail)) {
-        return NULL;
-    }
     struct py_request *request = request_of(self, flow);
     if (request == NULL || request_upstream(request->request) == NULL || request_is_finished(request->request)) {
         if (!PyErr_Occurred()) {
@@ -179,15 +173,10 @@ engine_py_retry(PyObject *object, PyObject *args)
         }
         return NULL;
     }
-    PyObject *failure = PyTuple_Pack(2, reason, detail);
-    if (failure == NULL) {
-        return NULL;
-    }
-    Py_XDECREF(request->failure);
-    request->failure = failure;
-    if (engine_retry(self->engine, request->request)) {
+    if (engine_retry(request->engine->engine, request->request)) {
         return PyErr_NoMemory();
     }
+    request->retrying = true;
     return settle(request, flow);
 }
 
@@ -205,20 +194,13 @@ engine_py_judge(PyObject *object, PyObject *flow)
         flow_reading_fini(&reading);
         return NULL;
     }
-    enum err err = engine_judge(self->engine, request->request, &reading.input.target, &allowed);
+    enum err err = engine_judge(request->engine->engine, request->request, &reading.input.target, &allowed);
     flow_reading_fini(&reading);
     if (err) {
         return PyErr_NoMemory();
     }
-    if (!allowed) {
-        PyObject *answer = PyObject_CallFunction(self->answer, "sssz", reason_name(request_reason(request->request)),
-                                                 request_id(request->request), request_method(request->request),
-                                                 request_detail(request->request));
-        if (answer == NULL || py_set(self->state, flow, NAME_response, answer) < 0) {
-            Py_XDECREF(answer);
-            return NULL;
-        }
-        Py_DECREF(answer);
+    if (!allowed && flow_answer(request, flow) < 0) {
+        return NULL;
     }
     return PyBool_FromLong(allowed);
 }
@@ -235,7 +217,7 @@ engine_py_record(PyObject *object, PyObject *flow)
     if (flow_status(self, flow, &status) < 0) {
         return NULL;
     }
-    return PyBool_FromLong(engine_record(self->engine, request->request, status) == ERR_OK);
+    return PyBool_FromLong(engine_record(request->engine->engine, request->request, status) == ERR_OK);
 }
 
 static PyObject *
@@ -247,11 +229,11 @@ engine_py_finish(PyObject *object, PyObject *flow)
     if (request == NULL || request_is_finished(request->request)) {
         return PyErr_Occurred() ? NULL : Py_NewRef(Py_None);
     }
-    engine_finish(self->engine, request->request);
+    engine_finish(request->engine->engine, request->request);
     if (request->future != NULL) {
         resolve(request);
     }
-    resolve_decided(self);
+    resolve_decided(request->engine);
     if (flow_status(self, flow, &status) < 0) {
         return NULL;
     }
@@ -468,9 +450,9 @@ static PyMethodDef engine_methods[] = {
     {"begin", engine_py_begin, METH_O,
      "begin($self, flow, /)\n--\n\nToken, blacklist, permit, backend.  The flow is decided on return, or when the future "
      "that is returned is done."},
-    {"retry", engine_py_retry, METH_VARARGS,
-     "retry($self, flow, reason, detail, /)\n--\n\nAsks for another upstream proxy after a dial that failed; where there "
-     "is none the flow is answered with this reason and detail."},
+    {"retry", engine_py_retry, METH_O,
+     "retry($self, flow, /)\n--\n\nAsks for another upstream proxy after a dial that failed; where there is none the flow "
+     "is left as it is."},
     {"judge", engine_py_judge, METH_O,
      "judge($self, flow, /)\n--\n\nIs the URL that is about to leave the one that was judged, or allowed when judged now?"
      "  False has set flow.response."},

@@ -353,29 +353,18 @@ set_server(struct py_request *self, PyObject *flow, const struct upstream *upstr
     return rc;
 }
 
-/* Our own answer.  Where another proxy was asked for in vain, the failure that began it is what the client should know. */
-static int
-set_answer(struct py_request *self, PyObject *flow)
+int
+flow_answer(struct py_request *self, PyObject *flow)
 {
     struct py_engine *engine = self->engine;
     const struct request *request = self->request;
-    PyObject *response = NULL;
-    if (self->failure != NULL) {
-        response = PyObject_CallFunction(engine->answer, "OssO", PyTuple_GetItem(self->failure, 0), request_id(request),
-                                         request_method(request), PyTuple_GetItem(self->failure, 1));
-    }
-    else {
-        PyObject *detail = optional_string(request_detail(request));
-        if (detail != NULL) {
-            response = PyObject_CallFunction(engine->answer, "sssN", reason_name(request_reason(request)),
-                                             request_id(request), request_method(request), detail);
-        }
-    }
-    if (response == NULL) {
-        return -1;
-    }
-    int rc = py_set(engine->state, flow, NAME_response, response);
-    Py_DECREF(response);
+    PyObject *detail = optional_string(request_detail(request));
+    PyObject *response = detail ? PyObject_CallFunction(engine->answer, "sssO", reason_name(request_reason(request)),
+                                                        request_id(request), request_method(request), detail)
+                                : NULL;
+    int rc = response != NULL ? py_set(engine->state, flow, NAME_response, response) : -1;
+    Py_XDECREF(detail);
+    Py_XDECREF(response);
     return rc;
 }
 
@@ -412,6 +401,13 @@ int
 flow_apply(struct py_request *self, PyObject *flow)
 {
     const struct upstream *upstream = request_upstream(self->request);
-    int rc = upstream != NULL ? set_server(self, flow, upstream) : set_answer(self, flow);
+    int rc = 0;
+    if (upstream != NULL) {
+        rc = set_server(self, flow, upstream);
+    }
+    else if (!self->retrying) {
+        rc = flow_answer(self, flow);
+    }
+    self->retrying = false;
     return rc < 0 ? rc : annotate(self, flow);
 }

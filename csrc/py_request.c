@@ -10,7 +10,6 @@ request_dealloc(PyObject *object)
     }
     Py_XDECREF(self->flow);
     Py_XDECREF(self->future);
-    Py_XDECREF(self->failure);
     Py_XDECREF((PyObject *)self->engine);
     freefunc free_object = (freefunc)PyType_GetSlot(type, Py_tp_free);
     free_object(object);

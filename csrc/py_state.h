@@ -48,7 +48,7 @@ struct py_request {
     struct request *request;
     struct py_engine *engine;     /* strong */
     PyObject *flow, *future;      /* while undecided */
-    PyObject *failure;            /* (reason, detail) of the dial that failed, while another proxy is asked for */
+    bool retrying;                /* a dial failed: where there is no other route, the layer answers for that */
 };
 
 /* `object.name`; new reference. */
@@ -73,8 +73,11 @@ void flow_reading_fini(struct flow_reading *reading);
 int flow_strip(struct py_engine *engine, const struct flow_reading *reading, bool authorization);
 /* Remembers the Proxy-Authorization of a CONNECT for its connection and takes it off; 1 when there was one, else 0. */
 int flow_take_tunnel_token(struct py_engine *engine, PyObject *flow);
-/* Rewrites the flow as decided: server_conn, or response; comment and metadata either way. */
+/* Rewrites the flow as decided: server_conn, or response; comment and metadata either way.  After a retry in vain only
+ * those: the failure that began it is what the client should know, and the layer knows it. */
 int flow_apply(struct py_request *self, PyObject *flow);
+/* Sets flow.response to the gateway's own answer for the request's reason. */
+int flow_answer(struct py_request *self, PyObject *flow);
 /* flow.response.status_code; 499 where there is no response. */
 int flow_status(struct py_engine *engine, PyObject *flow, int *status);
 /* An identifier as int, str or None; new reference. */

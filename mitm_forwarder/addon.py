@@ -1,0 +1,245 @@
+"""The hooks: where mitmproxy's events meet the engine. Loop thread only."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable
+from typing import Any
+
+from mitmproxy import connection
+from mitmproxy import ctx
+from mitmproxy import exceptions
+from mitmproxy import http
+from mitmproxy import optmanager
+from mitmproxy.addonmanager import Loader
+from mitmproxy.proxy import layer
+
+from . import compat
+from . import errors
+from . import layers
+from . import logs
+from . import options
+from . import tunnels
+from .bridge import Bridge
+
+logger = logging.getLogger(__name__)
+
+
+class Forwarder:
+    """Sends each request through the upstream proxy that the backend chooses for its user.
+
+    Whatever goes wrong in here leaves a request without a plan, and the forwarding layer answers
+    502 to those.
+    """
+
+    def __init__(self) -> None:
+        self.bridge: Bridge | None = None
+        self._running = False
+        self._supported = True
+
+    # ---- life
+
+    def load(self, loader: Loader) -> None:
+        options.add_options(loader)
+        result = compat.check()
+        for line in result.errors:
+            logger.error(line)
+        for line in result.warnings:
+            logger.warning(line)
+        self._supported = not result.errors
+        layers.install_replay()
+
+    def configure(self, updated: set[str]) -> None:
+        if not self._supported:
+            return
+        if self.bridge is None or any(name.startswith(options.PREFIX) for name in updated):
+            self._reconfigure()
+        if self.bridge is not None:
+            _enforce_options(self.bridge.config)
+
+    def running(self) -> None:
+        self._running = True
+        if self.bridge is not None:
+            self.bridge.start()
+            _warn_of_port(self.bridge.config.mitm_listen_port)
+
+    def done(self) -> Awaitable[None] | None:
+        """At the end of the process mitmproxy awaits what this returns; at a hot reload it calls
+        synchronously.
+        """
+        bridge, self.bridge = self.bridge, None
+        self._running = False
+        layers.uninstall_replay()
+        if bridge is None:
+            return None
+        if ctx.master.should_exit.is_set():
+            self.bridge = bridge  # requests that run go on
+            return self._drain(bridge)
+        layers.use(None)
+        bridge.stop()
+        logs.uninstall()
+        return None
+
+    async def _drain(self, bridge: Bridge) -> None:
+        await bridge.drain_and_stop()
+        logs.uninstall()
+
+    def _reconfigure(self) -> None:
+        """A new engine for a new configuration. A bad one is refused: at the start in one line, for
+        which mitmproxy exits; later by keeping the old one.
+        """
+        old = self.bridge
+        try:
+            config, secrets = options.load(ctx.options), options.Secrets()
+            logs.install(secrets)
+            if old is not None:
+                old.stop()
+            bridge = Bridge(config, secrets)
+        except (options.ConfigError, RuntimeError) as error:
+            if old is not None:
+                raise exceptions.OptionsError(str(error)) from error
+            for line in str(error).splitlines():
+                logger.error(line)
+            return
+        self.bridge = bridge
+        layers.use(bridge)
+        if self._running:
+            bridge.start()
+
+    # ---- connections
+
+    def client_connected(self, client: connection.Client) -> None:
+        layers.lift_dial_limit(client)
+
+    def next_layer(self, nextlayer: layer.NextLayer) -> None:
+        layers.choose_layer(nextlayer)
+
+    def http_connect(self, flow: http.HTTPFlow) -> None:
+        bridge = self.bridge
+        if bridge is None:
+            return
+        has_token = bridge.engine.connect(flow)
+        config = bridge.config
+        if not has_token and config.auth_challenge == 407 and config.require_user_jwt:
+            if config.default_user_jwt is None:
+                flow.response = bridge.answer("no_token", flow.id, flow.request.method, None)
+
+    def http_connect_upstream(self, flow: http.HTTPFlow) -> None:
+        tunnels.authorize_connect(flow)
+
+    # ---- requests
+
+    async def requestheaders(self, flow: http.HTTPFlow) -> None:
+        if self.bridge is None or not flow.live or flow.response or _is_onboarding(flow):
+            return
+        try:
+            pending = self.bridge.engine.begin(flow)
+            if pending is not None:
+                await pending
+            _stream_upload(flow.request, self.bridge.config.stream_threshold_bytes)
+        except (Exception, asyncio.CancelledError):
+            # An exception that leaves a hook is lost, a cancellation leaves the stream waiting.
+            logger.exception("The engine failed to decide about a request.")
+            flow.response = errors.make_response("internal", flow.id, method=flow.request.method)
+
+    async def forwarder_failover(self, flow: http.HTTPFlow) -> None:
+        await layers.failover(flow)
+
+    def responseheaders(self, flow: http.HTTPFlow) -> None:
+        if self.bridge is None or not _is_ours(flow):
+            return
+        assert flow.response is not None
+        if _is_unbounded(flow, self.bridge.config.stream_threshold_bytes):
+            flow.response.stream = True
+        if flow.response.stream and not self.bridge.engine.record(flow):
+            flow.kill()  # no byte of it has left, and none may leave unrecorded
+
+    def response(self, flow: http.HTTPFlow) -> None:
+        if self.bridge is None or not _is_ours(flow):
+            return
+        assert flow.response is not None
+        if not self.bridge.engine.record(flow):
+            flow.response = errors.make_response(
+                "not_recorded", flow._forwarder.id, method=flow.request.method  # type: ignore[attr-defined]
+            )
+        if flow.websocket is None:
+            self.bridge.finish(flow)
+
+    def websocket_message(self, flow: http.HTTPFlow) -> None:
+        """mitmproxy would keep every message for as long as the connection lives."""
+        if flow.websocket is not None:
+            del flow.websocket.messages[:-1]
+
+    def websocket_end(self, flow: http.HTTPFlow) -> None:
+        self._end(flow)
+
+    def error(self, flow: http.HTTPFlow) -> None:
+        self._end(flow)
+
+    def _end(self, flow: http.HTTPFlow) -> None:
+        if self.bridge is not None and _is_ours(flow):
+            if not self.bridge.engine.record(flow):
+                logger.error("A request that nobody will be answered could not be recorded.")
+            self.bridge.finish(flow)
+
+
+def _enforce_options(config: options.Config) -> None:
+    """mitmproxy's own settings without which requests could bypass the proxy; says so where a user
+    had set something else.
+    """
+    wanted: dict[str, object] = {
+        "connection_strategy": "lazy",  # eager dials the target before a request is seen
+        "upstream_cert": False,
+        "rawtcp": False,
+    }
+    if config.require_user_jwt:
+        wanted["block_global"] = False  # who may come in is the token's matter
+    for name, value in wanted.items():
+        if getattr(ctx.options, name) != value:
+            if ctx.options._options[name].value is not optmanager.unset:
+                logger.warning(f"{name} is set back to {value}: mitm-forwarder cannot work without.")
+            ctx.options.update(**{name: value})
+
+
+def _is_ours(flow: http.HTTPFlow) -> bool:
+    return hasattr(flow, "_forwarder")
+
+
+def _is_onboarding(flow: http.HTTPFlow) -> bool:
+    """http://mitm.it is answered by mitmproxy itself, from the same condition; nothing is dialled."""
+    opts = ctx.options
+    host = (flow.request.pretty_host, flow.request.port)
+    return bool(opts.onboarding) and host == (opts.onboarding_host, 80)
+
+
+def _stream_upload(request: http.Request, threshold_bytes: int) -> None:
+    """A body that is large, or of unknown size, goes through without being kept."""
+    length = request.headers.get("content-length", "")
+    if "transfer-encoding" in request.headers or (
+        length.isdecimal() and int(length) > threshold_bytes
+    ):
+        request.stream = True
+
+
+def _is_unbounded(flow: http.HTTPFlow, threshold_bytes: int) -> bool:
+    """Large, or of a size that nobody knows yet (chunked, server-sent events, HTTP/2 without a
+    length).
+    """
+    response = flow.response
+    assert response is not None
+    if flow.request.method == "HEAD" or response.status_code in (101, 204, 304):
+        return False
+    length: Any = response.headers.get("content-length", "")
+    return not length.isdecimal() or int(length) > threshold_bytes
+
+
+def _warn_of_port(port: int) -> None:
+    listening = ctx.options.listen_port or 8080
+    if port not in (8080, listening):
+        logger.warning(
+            f"MITM_LISTEN_PORT is {port}, but mitmproxy listens on {listening}: with -s its own -p rules."
+        )
+
+
+addons = [Forwarder()]

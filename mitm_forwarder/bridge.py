@@ -1,0 +1,121 @@
+"""The engine's place in a mitmproxy process: made from a configuration, fed by the event loop,
+stopped in order.
+
+Loop thread only.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable
+
+from mitmproxy import connection
+from mitmproxy import http
+
+from . import _core
+from . import errors
+from . import logs
+from . import options
+from .routes import Route
+
+logger = logging.getLogger(__name__)
+
+SECRETS_CHECK_SECONDS = 5.0
+"""How often the files of the tokens are looked at: a rotated token is in use after this time."""
+
+
+class Bridge:
+    """One engine and what it needs from the loop. The `Hooks` of the forwarding layers.
+
+    RuntimeError when the engine cannot be made; its text says what to do.
+    """
+
+    def __init__(self, config: options.Config, secrets: options.Secrets) -> None:
+        self.config = config
+        self.connect_timeout = config.connect_timeout
+        self.response_timeout = config.httpx_timeout
+        self.stream_idle_timeout = config.stream_idle_timeout
+        self.upstream_idle_timeout = config.upstream_idle_timeout
+        self.max_connections = config.max_concurrent_requests
+        self._secrets = secrets
+        self._loop = asyncio.get_running_loop()
+        self._secrets_check: asyncio.TimerHandle | None = None
+        self._drained: asyncio.Future[None] | None = None
+        self.engine = _core.Engine(
+            config,
+            loop=self._loop,
+            server=connection.Server,
+            route=Route,
+            answer=self.answer,
+            log=logger.log,
+        )
+
+    def start(self) -> None:
+        """Start the threads. From now on the loop drains what they say."""
+        self._loop.add_reader(self.engine.fileno(), self.engine.drain)
+        self.engine.start()
+        self._check_secrets()
+
+    def stop(self, timeout: float = 0.0) -> None:
+        """Send what can be sent within `timeout` seconds, join the threads. Blocks the loop."""
+        if self._secrets_check is not None:
+            self._secrets_check.cancel()
+        self._loop.remove_reader(self.engine.fileno())
+        self.engine.stop(timeout)
+
+    async def drain_and_stop(self) -> None:
+        """Refuse what is new, let what runs come to its end, then stop; all within
+        SHUTDOWN_TIMEOUT.
+        """
+        deadline = time.monotonic() + self.config.shutdown_timeout
+        self.engine.refuse()
+        self._drained = self._loop.create_future()
+        self._note_drained()
+        try:
+            # Half of the time is for the requests, the rest for their records.
+            await asyncio.wait_for(self._drained, self.config.shutdown_timeout / 2)
+        except TimeoutError:
+            logger.warning("Some requests are still running and will be cut off.")
+        self.stop(max(0.0, deadline - time.monotonic()))
+
+    def answer(
+        self, reason: str, request_id: str, method: str, detail: str | None
+    ) -> http.Response:
+        """The engine's own answers; the signature is that of `_core.Engine`."""
+        response = errors.make_response(reason, request_id, method=method, detail=detail)
+        if response.status_code == 401 and self.config.auth_challenge == 407:
+            errors.ask_as_proxy(response)
+        return response
+
+    def judge(self, flow: http.HTTPFlow) -> bool:
+        return self.engine.judge(flow)
+
+    def retry(self, flow: http.HTTPFlow, reason: str) -> Awaitable[None] | None:
+        return self.engine.retry(flow)
+
+    def finish(self, flow: http.HTTPFlow) -> None:
+        """The flow has ended: the permit goes back, and the request line is logged, once."""
+        summary = self.engine.finish(flow)
+        if summary is not None:
+            if logger.isEnabledFor(logging.INFO):
+                logger.info(logs.request_line(*summary))
+            self._note_drained()
+
+    def _note_drained(self) -> None:
+        waiting = self._drained
+        if waiting is not None and not waiting.done() and self.engine.stats()["permits_held"] == 0:
+            waiting.set_result(None)
+
+    def _check_secrets(self) -> None:
+        self._secrets_check = self._loop.call_later(SECRETS_CHECK_SECONDS, self._check_secrets)
+        try:
+            changed = self._secrets.changed()
+        except options.ConfigError as error:
+            logger.error(f"{error} The token in use stays.")
+            return
+        if changed:
+            logs.install(self._secrets)
+            self.engine.set_secrets(self._secrets.system_token, self._secrets.default_user_jwt)
+            logger.info("Tokens were read anew.")
