@@ -78,6 +78,16 @@ PYTEST_ARGS ?=
 pytest: $(CORE) ## the Python tests; PYTEST_ARGS="-k name -x"
 	$(PY) -m pytest -q -n $(PYTEST_WORKERS) $(PYTEST_ARGS) tests
 
+# In a copy of the tree without the package, which would come before the instrumented one.
+ASAN_PYTHON := $(CURDIR)/build/asan-python
+asan-python: $(CORE) $(TEST_PACKAGES) ## the smoke tests with the extension under ASan and UBSan
+	FORWARDER_BUILD=asan $(PY) setup.py -q build --build-base $(ASAN_PYTHON) --build-lib $(ASAN_PYTHON)/lib
+	@rm -rf $(ASAN_PYTHON)/tree && mkdir $(ASAN_PYTHON)/tree
+	@cp -a tests examples docs pyproject.toml mitm_forwarder_addon.py $(ASAN_PYTHON)/tree
+	cd $(ASAN_PYTHON)/tree && env LD_PRELOAD="$$(gcc -print-file-name=libasan.so)" ASAN_OPTIONS=detect_leaks=0 \
+	    PYTHONMALLOC=malloc PYTHONPATH=$(ASAN_PYTHON)/lib \
+	    $(CURDIR)/$(PY) -m pytest -q -p no:cacheprovider -n $(PYTEST_WORKERS) -m smoke $(PYTEST_ARGS) tests
+
 leak: $(CORE) ## start and stop the engine many times: memory, descriptors and threads stay flat
 	@for script in tests/leaks/*.py; do echo "$$script"; timeout 600 $(PY) "$$script"; done
 
@@ -112,4 +122,4 @@ fresh: ## make demo and make test in bare Debian roots (root and debootstrap nee
 clean: ## all that make has made, but for .venv and .venvs
 	rm -rf build dist *.egg-info mitm_forwarder/*.so
 
-.PHONY: help build demo test lint ruff mypy stubtest pytest leak compat compat-smoke lock image fresh clean
+.PHONY: help build demo test lint ruff mypy stubtest pytest asan-python leak compat compat-smoke lock image fresh clean
