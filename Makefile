@@ -78,15 +78,19 @@ PYTEST_ARGS ?=
 pytest: $(CORE) ## the Python tests; PYTEST_ARGS="-k name -x"
 	$(PY) -m pytest -q -n $(PYTEST_WORKERS) $(PYTEST_ARGS) tests
 
-# In a copy of the tree without the package, which would come before the instrumented one.
+# In a copy of the tree without the package, which would come before the instrumented one.  An ASan report of any
+# process counts, whatever the tests made of its end; UBSan ends the process.
 ASAN_PYTHON := $(CURDIR)/build/asan-python
 asan-python: $(CORE) $(TEST_PACKAGES) ## the smoke tests with the extension under ASan and UBSan
-	FORWARDER_BUILD=asan $(PY) setup.py -q build --build-base $(ASAN_PYTHON) --build-lib $(ASAN_PYTHON)/lib
-	@rm -rf $(ASAN_PYTHON)/tree && mkdir $(ASAN_PYTHON)/tree
+	@rm -rf $(ASAN_PYTHON)/tree $(ASAN_PYTHON)/report.* && mkdir -p $(ASAN_PYTHON)/tree
 	@cp -a tests examples docs pyproject.toml mitm_forwarder_addon.py $(ASAN_PYTHON)/tree
-	cd $(ASAN_PYTHON)/tree && env LD_PRELOAD="$$(gcc -print-file-name=libasan.so)" ASAN_OPTIONS=detect_leaks=0 \
-	    PYTHONMALLOC=malloc PYTHONPATH=$(ASAN_PYTHON)/lib \
-	    $(CURDIR)/$(PY) -m pytest -q -p no:cacheprovider -n $(PYTEST_WORKERS) -m smoke $(PYTEST_ARGS) tests
+	FORWARDER_BUILD=asan $(PY) setup.py -q build --build-base $(ASAN_PYTHON) --build-lib $(ASAN_PYTHON)/lib 2>&1 | \
+	    { grep -v '^warning: no ' || true; }
+	rc=0; cd $(ASAN_PYTHON)/tree; env LD_PRELOAD="$$(gcc -print-file-name=libasan.so)" PYTHONMALLOC=malloc \
+	    ASAN_OPTIONS=detect_leaks=0:log_path=$(ASAN_PYTHON)/report \
+	    PYTHONPATH=$(ASAN_PYTHON)/lib \
+	    $(CURDIR)/$(PY) -m pytest -q -p no:cacheprovider -n $(PYTEST_WORKERS) -m smoke $(PYTEST_ARGS) tests || rc=$$?; \
+	    cat $(ASAN_PYTHON)/report.* 2>/dev/null && rc=1; exit $$rc
 
 leak: $(CORE) ## start and stop the engine many times: memory, descriptors and threads stay flat
 	@for script in tests/leaks/*.py; do echo "$$script"; timeout 600 $(PY) "$$script"; done
