@@ -202,11 +202,15 @@ make_directory(const char *path)
         return ERR_OK;
     }
     int error = errno;
-    if (stat(path, &info) == 0 && S_ISDIR(info.st_mode)) {
-        return ERR_OK;
+    if (stat(path, &info) != 0) {
+        errno = error;
+        return ERR_IO;
     }
-    errno = error;
-    return ERR_IO;
+    if (!S_ISDIR(info.st_mode)) {
+        errno = ENOTDIR;
+        return ERR_IO;
+    }
+    return ERR_OK;
 }
 
 enum err

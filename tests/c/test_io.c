@@ -258,7 +258,7 @@ test_directory_that_cannot_be(void)
     CHECK(io_make_directories(path_in(&dir, "file/below").text) == ERR_IO);
     CHECK_INT(errno, ENOTDIR);
     CHECK(io_make_directories(path_in(&dir, "file").text) == ERR_IO);
-    CHECK_INT(errno, EEXIST);
+    CHECK_INT(errno, ENOTDIR);
     CHECK(io_make_directories("") == ERR_IO);
     CHECK_INT(errno, ENOENT);
 }
