@@ -22,6 +22,7 @@ from . import logs
 from . import options
 from . import tunnels
 from .bridge import Bridge
+from .bridge import mask_secrets
 
 logger = logging.getLogger(__name__)
 
@@ -92,7 +93,7 @@ class Forwarder:
         old = self.bridge
         try:
             config, secrets = options.load(ctx.options), options.Secrets()
-            logs.install(secrets)
+            mask_secrets(secrets)
             if old is not None:
                 old.stop()
             bridge = Bridge(config, secrets)

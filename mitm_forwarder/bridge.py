@@ -12,6 +12,7 @@ import time
 from collections.abc import Awaitable
 
 from mitmproxy import connection
+from mitmproxy import ctx
 from mitmproxy import http
 
 from . import _core
@@ -24,6 +25,12 @@ logger = logging.getLogger(__name__)
 
 SECRETS_CHECK_SECONDS = 5.0
 """How often the files of the tokens are looked at: a rotated token is in use after this time."""
+
+
+def mask_secrets(secrets: options.Secrets) -> None:
+    """From now on these tokens appear in no log line and in no flow dump."""
+    dumper = ctx.master.addons.get("dumper")  # type: ignore[no-untyped-call]
+    logs.install((secrets.system_token, secrets.default_user_jwt), dumper)
 
 
 class Bridge:
@@ -116,6 +123,6 @@ class Bridge:
             logger.error(f"{error} The token in use stays.")
             return
         if changed:
-            logs.install(self._secrets)
+            mask_secrets(self._secrets)
             self.engine.set_secrets(self._secrets.system_token, self._secrets.default_user_jwt)
             logger.info("Tokens were read anew.")
