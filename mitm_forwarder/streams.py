@@ -1,0 +1,439 @@
+"""One request on its way: mitmproxy's HttpStream, with failover, deadlines and answers of our own.
+
+In the order in which a request meets it: headers, an early answer, upload, connection and failover,
+response, and what happens when time runs out or the upstream dies. Loop thread only.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+import time
+import uuid
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+from typing import cast
+
+from mitmproxy import http
+from mitmproxy.net import server_spec
+from mitmproxy.proxy import commands
+from mitmproxy.proxy import events
+from mitmproxy.proxy import layer
+from mitmproxy.proxy.layers.http import DropStream
+from mitmproxy.proxy.layers.http import GetHttpConnection
+from mitmproxy.proxy.layers.http import HttpStream
+from mitmproxy.proxy.layers.http import SendHttp
+from mitmproxy.proxy.layers.http._base import HttpEvent
+from mitmproxy.proxy.layers.http._events import RequestData
+from mitmproxy.proxy.layers.http._events import RequestEndOfMessage
+from mitmproxy.proxy.layers.http._events import RequestHeaders
+from mitmproxy.proxy.layers.http._events import RequestProtocolError
+from mitmproxy.proxy.layers.http._events import ResponseData
+from mitmproxy.proxy.layers.http._events import ResponseEndOfMessage
+from mitmproxy.proxy.layers.http._events import ResponseHeaders
+from mitmproxy.proxy.layers.http._events import ResponseProtocolError
+from mitmproxy.proxy.layers.http._hooks import HttpResponseHook
+
+from . import compat
+from .errors import make_response
+from .routes import Form
+from .routes import Hooks
+from .routes import Plan
+from .routes import Route
+from .routes import engine
+from .routes import plan_of
+from .tunnels import wire_host
+
+if TYPE_CHECKING:
+    from .layers import ForwarderLayer
+
+logger = logging.getLogger(__name__)
+clock = time.monotonic
+
+UNROUTED = "refuse"
+"""What becomes of a request without a plan. "stock" is for mitmproxy's own test suite and nothing
+else.
+"""
+
+QUEUE_LIMIT = 1 << 20
+"""Bytes of an upload that may wait for its stream before the client's connection is no longer read.
+"""
+
+DISCARD_LIMIT = 1 << 20
+"""An answered HTTP/1 upload up to this size is read to its end, so that the connection can be used
+again.
+"""
+
+DISCARD_SECONDS = 5.0
+"""How long the rest of an answered upload may take. Closing at once would make the reset overtake
+the answer.
+"""
+
+
+@dataclass
+class ForwarderFailoverHook(commands.StartHook):  # type: ignore[no-untyped-call]
+    """`forwarder_failover(flow)`: a dial has failed, the engine may name another route. Awaited."""
+
+    flow: http.HTTPFlow
+
+
+class DialError(str):
+    """Why there is no upstream connection, in words, with the reason code that goes with it."""
+
+    reason: str
+
+    def __new__(cls, reason: str, text: str) -> DialError:
+        self = super().__new__(cls, text)
+        self.reason = reason
+        return self
+
+
+class Dial(GetHttpConnection):
+    """The wish for an upstream connection by a deadline.
+
+    mitmproxy compares these commands by value, so that one stream can take another's off the
+    waiting list. Not ours.
+    """
+
+    def __init__(self, request: http.Request, route: Route, deadline: float) -> None:
+        via = cast(server_spec.ServerSpec, route)
+        super().__init__((request.host, request.port), request.scheme == "https", via, "tcp")
+        self.deadline = deadline
+
+    __eq__ = object.__eq__
+    __hash__ = object.__hash__
+
+
+@dataclass
+class Overdue(HttpEvent):
+    """The time that `ForwarderStream.due` named has passed."""
+
+
+class ForwarderStream(HttpStream):
+    top: ForwarderLayer
+
+    uploading = False
+    """The client has not finished its request."""
+    connected = False
+    """context.server is an upstream connection that carries, or has carried, this request."""
+    answered = False
+    """The client has got its answer from us: whatever else comes, from either side, is dropped."""
+    head_due = math.inf
+    discard_due = math.inf
+    last_seen = math.inf
+    """When a piece of a body was last seen, from either side."""
+    queued = 0
+    holding = False
+
+    # ---- what arrives
+
+    def handle_event(self, event: events.Event) -> layer.CommandGenerator[None]:
+        """A paused stream queues what comes. That queue has no limit in mitmproxy; here the client
+        waits.
+
+        A plain function that returns the generator: pieces of a body pay for no extra frame.
+        """
+        if self._paused is not None:
+            if type(event) is RequestData:
+                self.queued += len(event.data)
+                if self.queued > QUEUE_LIMIT:
+                    self.holding = True
+                    self.top.hold(self)  # again for each piece: asyncio's reader may have resumed
+            elif isinstance(event, events.CommandCompleted):
+                return self._resume(event)
+        return super().handle_event(event)
+
+    def _resume(self, event: events.Event) -> layer.CommandGenerator[None]:
+        yield from super().handle_event(event)
+        if self._paused is None:
+            self.queued = 0
+            if self.holding:
+                self.holding = False
+                self.top.release(self)
+
+    def _handle_event(self, event: events.Event) -> layer.CommandGenerator[None]:
+        if self.answered:
+            return self._discard(event)
+        if isinstance(event, RequestData | ResponseData):
+            self.last_seen = clock()
+        elif isinstance(event, RequestEndOfMessage):
+            self.uploading = False
+            if self.connected:
+                return self._end_upload(event)
+        elif isinstance(event, ResponseHeaders):
+            return self._begin_response(event)
+        elif isinstance(event, Overdue):
+            return self._overdue()
+        elif isinstance(event, ResponseProtocolError) and self._may_answer():
+            return self._fail("upstream_failed", event.message)
+        return self._stock_event(event)
+
+    def _stock_event(self, event: events.Event) -> layer.CommandGenerator[None]:
+        stock: layer.CommandGenerator[None] = super()._handle_event(event)
+        return stock
+
+    # ---- request headers
+
+    def state_wait_for_request_headers(self, event: RequestHeaders) -> layer.CommandGenerator[None]:
+        self.uploading = not event.end_stream
+        yield from super().state_wait_for_request_headers(event)
+        if self.uploading and not self.answered and plan_of(self.flow) is not None:
+            self.last_seen = clock()
+            yield from self._arm()
+
+    def check_killed(self, emit_error_hook: bool) -> layer.CommandGenerator[bool]:
+        """The first thing mitmproxy asks after each hook, hence the place for an answer set in
+        `requestheaders`.
+
+        mitmproxy would read the whole upload first, and crash if it is to be streamed.
+        """
+        if (yield from super().check_killed(emit_error_hook)):
+            return True
+        if (
+            self.uploading
+            and self.flow.response is not None
+            and not self.answered
+            and self.client_state == self.state_wait_for_request_headers
+            and (UNROUTED == "refuse" or plan_of(self.flow) is not None)
+        ):
+            yield from self._answer()
+            return True
+        return False
+
+    # ---- the upstream connection
+
+    def make_server_connection(self) -> layer.CommandGenerator[bool]:
+        """Every request passes here after all addons' hooks, streamed or not: dial, and dial again
+        elsewhere.
+        """
+        flow = self.flow
+        plan, hooks = plan_of(flow), engine()
+        if plan is None and UNROUTED == "stock":
+            return (yield from super().make_server_connection())
+        if plan is None or hooks is None or not plan.routed:
+            yield from self._fail("not_planned")
+            return False
+        while self._may_leave(hooks):
+            chosen = flow.server_conn
+            assert isinstance(chosen.via, Route)
+            route = chosen.via.for_request(flow.request)
+            deadline = min(clock() + hooks.connect_timeout, plan.deadline)
+            connection, error = yield Dial(flow.request, route, deadline)
+            if connection is not None:
+                self.context.server = flow.server_conn = connection
+                self.connected = True
+                if not self.uploading:
+                    self.head_due = clock() + hooks.response_timeout
+                    yield from self._arm()
+                return True
+            if (yield from self._failover(error, plan)):
+                return False
+            if flow.response is None and flow.server_conn is chosen:
+                yield from self._fail(_reason(error), error)
+                return False
+        yield from self._answer()
+        return False
+
+    def _may_leave(self, hooks: Hooks) -> bool:
+        """May flow.request go to flow.server_conn.via? If not, flow.response says why."""
+        flow = self.flow
+        if flow.response is not None:
+            return False
+        if not isinstance(flow.server_conn.via, Route):
+            flow.response = self._refusal("not_planned")
+            return False
+        try:
+            wire_host(flow.request.host)
+        except UnicodeError:
+            flow.response = self._refusal("bad_request", "The target is no host name.")
+            return False
+        try:
+            if hooks.judge(flow):
+                return True
+        except Exception:
+            logger.exception("The engine failed to judge a URL.")
+            flow.response = None
+        flow.response = flow.response or self._refusal("internal")
+        return False
+
+    def _failover(self, error: str, plan: Plan) -> layer.CommandGenerator[bool]:
+        """Let the engine choose again. True when there is no one left to answer."""
+        flow = self.flow
+        if clock() < plan.deadline:
+            flow.__dict__["_forwarder_error"] = _reason(error)
+            yield ForwarderFailoverHook(flow)
+            return (yield from self.check_killed(True))
+        return False
+
+    # ---- upload and response
+
+    def _end_upload(self, event: RequestEndOfMessage) -> layer.CommandGenerator[None]:
+        """The clock for the response's head starts when a streamed upload ends."""
+        if hooks := engine():
+            self.head_due = clock() + hooks.response_timeout
+        yield from self._stock_event(event)
+        yield from self._arm()
+
+    def _begin_response(self, event: ResponseHeaders) -> layer.CommandGenerator[None]:
+        via = self.context.server.via
+        if (
+            isinstance(via, Route)
+            and via.form is Form.ABSOLUTE
+            and event.response.status_code == 407
+        ):
+            # Without a tunnel the proxy's own refusal arrives as "the response". It is none of the
+            # client's business.
+            yield from self._cut_upstream("credentials refused")
+            yield from self._fail("proxy_refused", "The upstream proxy refused its credentials.")
+            return
+        self.last_seen = clock()
+        yield from self._stock_event(event)
+        if self.connected:
+            yield from self._arm()
+
+    # ---- when time runs out
+
+    def due(self) -> float:
+        """When this stream has waited long enough for whoever has to move next; infinity when
+        nobody has to.
+        """
+        if self.answered:
+            return self.discard_due
+        if not self.connected and not self.uploading:
+            return math.inf
+        hooks = engine()
+        idle_due = self.last_seen + (hooks.stream_idle_timeout if hooks else math.inf)
+        if self.server_state == self.state_wait_for_response_headers:
+            return idle_due if self.uploading else self.head_due
+        if self.server_state in (
+            self.state_consume_response_body,
+            self.state_stream_response_body,
+        ):
+            return idle_due
+        return math.inf
+
+    def _arm(self) -> layer.CommandGenerator[None]:
+        yield from self.top.arm(self.due())
+
+    def _overdue(self) -> layer.CommandGenerator[None]:
+        if self.due() > clock():  # it moved while the event was under way
+            return
+        if self._may_answer():
+            yield from self._cut_upstream("deadline")
+            yield from self._fail("request_timeout" if self.uploading else "response_timeout")
+        else:
+            # The client has the head already, so all it can be told is that there is no more.
+            self.answered = True
+            message = "upstream fell silent"
+            yield from self._cut_upstream(message)
+            yield from super().handle_protocol_error(
+                ResponseProtocolError(self.stream_id, message, compat.CANCEL)
+            )
+
+    def _cut_upstream(self, why: str) -> layer.CommandGenerator[None]:
+        """Close the HTTP/1 connection, or reset the HTTP/2 stream, that carries this request."""
+        if self.connected and self.context.server in self.top.connections:
+            yield SendHttp(
+                RequestProtocolError(self.stream_id, why, compat.CANCEL), self.context.server
+            )
+
+    # ---- answers of our own
+
+    def _may_answer(self) -> bool:
+        """True while the client waits for an answer and has not got any of it."""
+        return (
+            (UNROUTED == "refuse" or plan_of(self.flow) is not None)
+            and self.client_state != self.state_errored
+            and self.server_state
+            in (self.state_wait_for_response_headers, self.state_consume_response_body)
+        )
+
+    def _refusal(self, reason: str, detail: str | None = None) -> http.Response:
+        plan = plan_of(self.flow)
+        via = self.flow.server_conn.via
+        return make_response(
+            reason,
+            plan.id if plan is not None else str(uuid.uuid4()),
+            method=self.flow.request.method,
+            detail=detail,
+            next_hop=via.next_hop if isinstance(via, Route) else None,
+        )
+
+    def _fail(self, reason: str, detail: str | None = None) -> layer.CommandGenerator[None]:
+        self.flow.response = self._refusal(reason, detail)
+        yield from self._answer()
+
+    def _answer(self) -> layer.CommandGenerator[None]:
+        """Send flow.response, which never had an upstream; the client may still be uploading."""
+        response, client = self.flow.response, self.context.client
+        assert response is not None
+        self.answered = True
+        if self.uploading and self._closes_after_answer():
+            response.headers["connection"] = "close"
+        yield HttpResponseHook(self.flow)
+        if (yield from self.check_killed(False)):
+            yield DropStream(self.stream_id)
+            return
+        content = response.raw_content
+        yield SendHttp(ResponseHeaders(self.stream_id, response, not content), client)
+        if content:
+            yield SendHttp(ResponseData(self.stream_id, content), client)
+        self.flow.live = False
+        if self.uploading:
+            self.discard_due = clock() + DISCARD_SECONDS
+            yield from self._arm()
+        else:
+            yield DropStream(self.stream_id)
+        yield SendHttp(ResponseEndOfMessage(self.stream_id), client)
+
+    def _is_http1(self) -> bool:
+        return not (self.flow.request.is_http2 or self.flow.request.is_http3)
+
+    def _closes_after_answer(self) -> bool:
+        """Only a small upload of known size is worth reading to its end; one that was announced may
+        never come.
+        """
+        headers = self.flow.request.headers
+        length = headers.get("content-length", "")
+        small = length.isdecimal() and int(length) <= DISCARD_LIMIT
+        return self._is_http1() and (not small or "expect" in headers)
+
+    def _discard(self, event: events.Event) -> layer.CommandGenerator[None]:
+        """After our answer: read and drop until the upload or its time is over."""
+        if isinstance(event, RequestEndOfMessage | RequestProtocolError):
+            self.uploading = False
+            yield DropStream(self.stream_id)
+        elif isinstance(event, Overdue) and self.due() <= clock():
+            yield DropStream(self.stream_id)
+            if self._is_http1():
+                yield commands.CloseConnection(self.context.client)
+            else:
+                yield SendHttp(
+                    ResponseProtocolError(self.stream_id, "upload dropped", compat.CANCEL),
+                    self.context.client,
+                )
+
+
+def _reason(error: str) -> str:
+    """Errors that did not pass our layer come from a connection that mitmproxy itself has given up."""
+    return error.reason if isinstance(error, DialError) else "proxy_refused"
+
+
+async def failover(flow: http.HTTPFlow) -> None:
+    """For the forwarder_failover hook: ask the engine. Never raises; what goes wrong becomes an
+    answer.
+    """
+    hooks, plan = engine(), plan_of(flow)
+    reason = flow.__dict__.pop("_forwarder_error", None)
+    if hooks is None or plan is None or reason is None:
+        return
+    try:
+        pending = hooks.retry(flow, reason)
+        if pending is not None:
+            await pending
+    except (Exception, asyncio.CancelledError):
+        # An exception that leaves a hook is lost, a cancellation even leaves the stream waiting for
+        # ever.
+        logger.exception("The engine failed to choose another route.")
+        flow.response = make_response("internal", plan.id, method=flow.request.method)

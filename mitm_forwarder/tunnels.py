@@ -1,0 +1,84 @@
+"""What goes over the wire to the upstream proxy: request targets and the proxy's credentials.
+
+Neither ever appears in `flow.request`, so a second proxy, a saved flow or a replay starts clean.
+Loop thread only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from mitmproxy import connection
+from mitmproxy import http
+from mitmproxy.proxy import commands
+from mitmproxy.proxy import layer
+from mitmproxy.proxy.layers.http._base import HttpEvent
+from mitmproxy.proxy.layers.http._events import RequestHeaders
+from mitmproxy.proxy.layers.http._http1 import Http1Client
+
+from . import guard
+from .routes import Form
+from .routes import Route
+
+
+def wire_host(host: str) -> bytes:
+    """The host as it stands in a request target. UnicodeError when it is no host name."""
+    if ":" in host:
+        return b"[" + host.encode("ascii") + b"]"
+    return host.encode("idna")
+
+
+def authorize_connect(flow: http.HTTPFlow) -> None:
+    """For the http_connect_upstream hook: the proxy's credentials, and brackets around an IPv6
+    target.
+
+    mitmproxy <= 12.2.3 forgets the brackets.
+    """
+    request = flow.request
+    if ":" in request.host and not request.authority.startswith("["):
+        request.authority = f"[{request.host}]:{request.port}"
+        if request.host_header is not None:
+            request.host_header = request.authority
+    route = guard.KNOWN.get(flow.server_conn)
+    if route is not None and (authorization := route.authorization()):
+        request.headers["Proxy-Authorization"] = authorization
+
+
+class RoutedHttp1Client(Http1Client):
+    """mitmproxy's client side, with a request line that fits the route. Takes over a live object by
+    `__class__`.
+    """
+
+    def send(self, event: HttpEvent) -> layer.CommandGenerator[None]:
+        if isinstance(event, RequestHeaders):
+            return self._send_head(event.request, super().send(event))
+        return super().send(event)
+
+    def _send_head(
+        self, request: http.Request, stock: Iterator[commands.Command]
+    ) -> layer.CommandGenerator[None]:
+        assert isinstance(self.conn, connection.Server) and isinstance(self.conn.via, Route)
+        for command in stock:
+            if isinstance(command, commands.SendData):
+                command.data = rewrite_head(command.data, request, self.conn.via)
+            yield command
+
+
+def rewrite_head(head: bytes, request: http.Request, route: Route) -> bytes:
+    """The head that mitmproxy assembled, with the request target that the route needs.
+
+    In a tunnel the target is always in origin-form, whatever the client sent.
+    """
+    line, rest = head.split(b"\r\n", 1)
+    version = line.rpartition(b" ")[2]
+    target = request.data.path
+    if route.form is not Form.ABSOLUTE:
+        return b"%s %s %s\r\n%s" % (request.data.method, target, version, rest)
+    authority = wire_host(request.host)
+    if request.port != 80:
+        authority += b":%d" % request.port
+    # OPTIONS * in absolute-form has an empty path (RFC 9112, 3.2.4).
+    target = b"http://" + authority + (b"" if target == b"*" else target)
+    if authorization := route.authorization():
+        rest = b"Proxy-Authorization: " + authorization.encode() + b"\r\n" + rest
+    return b"%s %s %s\r\n%s" % (request.data.method, target, version, rest)

@@ -1,0 +1,528 @@
+"""A real mitmproxy in this process between real sockets: scripted origins, scripted upstream proxies, and an engine that
+does what a test tells it to.
+
+Every origin notes the port each connection came from, every proxy the ports it opened. `Rig.close` fails when an origin
+saw a connection that no proxy had opened, and when mitmproxy logged a crash.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import datetime
+import ipaddress
+import json
+import logging
+import socket
+import ssl
+import time
+import uuid
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from mitmproxy import connection
+from mitmproxy import http
+from mitmproxy import options
+from mitmproxy.tools.dump import DumpMaster
+
+from mitm_forwarder import layers
+from mitm_forwarder import tunnels
+from mitm_forwarder.errors import make_response
+from mitm_forwarder.routes import Route
+
+PATIENCE = 10.0
+CHUNK = 65536
+
+
+async def until(condition: Any, what: str) -> None:
+    """Wait for a condition, at most PATIENCE seconds."""
+    deadline = time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < deadline, f"timed out: {what}"
+        await asyncio.sleep(0.01)
+
+
+def free_port() -> int:
+    """A port on which nobody listens."""
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        port: int = s.getsockname()[1]
+        return port
+
+
+def make_certificate(directory: Path) -> Path:
+    """A self-signed certificate and its key for everything on loopback, in one PEM file."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "origin.test")])
+    now = datetime.datetime.now(datetime.timezone.utc)
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - datetime.timedelta(days=1))
+        .not_valid_after(now + datetime.timedelta(days=1))
+        .add_extension(
+            x509.SubjectAlternativeName(
+                [x509.DNSName("*.test"), x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]
+            ),
+            critical=False,
+        )
+        .sign(key, hashes.SHA256())
+    )
+    path = directory / "origin.pem"
+    path.write_bytes(
+        key.private_bytes(
+            serialization.Encoding.PEM,
+            serialization.PrivateFormat.PKCS8,
+            serialization.NoEncryption(),
+        )
+        + certificate.public_bytes(serialization.Encoding.PEM)
+    )
+    return path
+
+
+class Head:
+    """A request or response head off the wire."""
+
+    def __init__(self, raw: bytes) -> None:
+        self.raw = raw
+        first, *rest = raw.decode("latin-1").split("\r\n")
+        self.first = first.split(" ", 2)
+        self.headers = {
+            k.strip().lower(): v.strip()
+            for k, _, v in (line.partition(":") for line in rest if line)
+        }
+
+    @property
+    def status(self) -> int:
+        return int(self.first[1])
+
+    @property
+    def length(self) -> int:
+        return int(self.headers.get("content-length", 0))
+
+
+class Listener:
+    """A TCP (or TLS) server whose `serve` runs for each connection and is cancelled at the end."""
+
+    def __init__(self, tls: Path | None = None) -> None:
+        self.tls = tls
+        self.tasks: set[asyncio.Task[None]] = set()
+        self.accepted = 0
+        self.open = 0
+
+    async def start(self) -> None:
+        context = None
+        if self.tls:
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            context.load_cert_chain(self.tls)
+            context.set_alpn_protocols(["http/1.1"])
+        self.server = await asyncio.start_server(self._accept, "127.0.0.1", 0, ssl=context)
+        self.port: int = self.server.sockets[0].getsockname()[1]
+
+    def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.ensure_future(self._run(reader, writer))
+        self.tasks.add(task)
+        task.add_done_callback(self.tasks.discard)
+
+    async def _run(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.accepted += 1
+        self.open += 1
+        try:
+            await self.serve(reader, writer)
+        except (OSError, asyncio.IncompleteReadError):
+            pass
+        finally:
+            self.open -= 1
+            writer.close()
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        raise NotImplementedError
+
+    async def stop(self) -> None:
+        self.server.close()
+        for task in list(self.tasks):
+            task.cancel()
+        await asyncio.gather(*self.tasks, return_exceptions=True)
+
+
+class Origin(Listener):
+    """A web server that does what the path says."""
+
+    def __init__(self, tls: Path | None = None) -> None:
+        super().__init__(tls)
+        self.peers: list[int] = []
+        self.heads: list[Head] = []
+        self.received = 0
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.peers.append(writer.get_extra_info("peername")[1])
+        while True:
+            head = Head(await reader.readuntil(b"\r\n\r\n"))
+            self.heads.append(head)
+            path = head.first[1].partition("?")[0]
+            if path == "/die":
+                return
+            if path == "/silent":
+                await reader.read()  # until the other side gives up
+                return
+            if path == "/half":
+                writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nhalf")
+                await writer.drain()
+                return
+            if path == "/stall":
+                writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nhalf")
+                await reader.read()
+                return
+            if path == "/ws":
+                writer.write(
+                    b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\n"
+                    b"Connection: Upgrade\r\n"
+                    b"Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n"
+                    b"\x82\x05hello"
+                )
+                await reader.read()
+                return
+            end = self.received + head.length
+            while self.received < end:
+                self.received += len(await reader.readexactly(min(CHUNK, end - self.received)))
+            body = b"" if head.first[0] == "HEAD" else b"ok"
+            writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n" + body)
+            await writer.drain()
+
+
+class Proxy(Listener):
+    """An upstream proxy: CONNECT and absolute-form, every name is loopback. `mood` says how it fails."""
+
+    def __init__(self, tls: Path | None = None, mood: str = "well") -> None:
+        super().__init__(tls)
+        self.mood = mood
+        self.heads: list[Head] = []
+        self.opened: list[int] = []
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if self.mood == "mute":
+            await asyncio.Event().wait()
+        head = Head(await reader.readuntil(b"\r\n\r\n"))
+        self.heads.append(head)
+        if self.mood == "silent":
+            await reader.read()  # until the other side gives up
+            return
+        if self.mood == "dying":
+            return
+        if self.mood in ("403", "407", "garbage"):
+            answer = b"HTTP/1.1 %s No\r\nContent-Length: 0\r\n\r\n" % self.mood.encode()
+            writer.write(b"\x15\x03\x01 what?\r\n\r\n" if self.mood == "garbage" else answer)
+            await writer.drain()
+            await reader.read()
+            return
+        method, target, _ = head.first
+        authority = target if method == "CONNECT" else target.split("/")[2]
+        port = authority.rpartition(":")[2]
+        inner = await asyncio.open_connection("127.0.0.1", int(port) if port.isdigit() else 80)
+        self.opened.append(inner[1].get_extra_info("sockname")[1])
+        if method == "CONNECT":
+            writer.write(b"HTTP/1.1 200 OK\r\n\r\n")
+        else:
+            inner[1].write(
+                head.raw.replace(target.encode(), b"/" + target.split("/", 3)[3].encode(), 1)
+            )
+        try:
+            await self._relay(reader, writer, *inner, plain=method != "CONNECT")
+        finally:
+            inner[1].close()
+
+    async def _relay(
+        self,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+        inner_reader: asyncio.StreamReader,
+        inner_writer: asyncio.StreamWriter,
+        plain: bool,
+    ) -> None:
+        async def up() -> None:
+            while data := await reader.read(CHUNK):
+                if plain and data.startswith((b"GET http://", b"POST http://", b"HEAD http://")):
+                    head = Head(data)
+                    self.heads.append(head)
+                    data = data.replace(
+                        head.first[1].encode(), b"/" + head.first[1].split("/", 3)[3].encode(), 1
+                    )
+                inner_writer.write(data)
+                await inner_writer.drain()
+
+        async def down() -> None:
+            while data := await inner_reader.read(CHUNK):
+                writer.write(data)
+                await writer.drain()
+
+        both = [asyncio.ensure_future(up()), asyncio.ensure_future(down())]
+        try:
+            await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for task in both:
+                task.cancel()
+            await asyncio.gather(*both, return_exceptions=True)
+
+
+class Engine:
+    """Plays the C core and the addon: hooks on one side, layers.Hooks on the other."""
+
+    connect_timeout = 1.0
+    response_timeout = 1.0
+    stream_idle_timeout = 1.0
+    upstream_idle_timeout = 60.0
+    max_connections = 100
+
+    def __init__(self) -> None:
+        self.routes: list[Route] = []
+        """What the next request gets, in the order of tries; empty means that it is not routed."""
+        self.budget = 5.0
+        self.plans = True
+        self.delay = 0.0
+        self.reasons: list[str] = []
+        self.verdict: Any = True
+        self.on_requestheaders: Any = None
+        self.ended: list[tuple[str, http.HTTPFlow]] = []
+        self.failing_retry = False
+
+    # the addon's side
+    def load(self, _: Any) -> None:
+        layers.install_replay()
+
+    def done(self) -> None:
+        layers.uninstall_replay()
+
+    def client_connected(self, client: connection.Client) -> None:
+        layers.lift_dial_limit(client)
+
+    def next_layer(self, nextlayer: Any) -> None:
+        layers.choose_layer(nextlayer)
+
+    def http_connect_upstream(self, flow: http.HTTPFlow) -> None:
+        tunnels.authorize_connect(flow)
+
+    async def requestheaders(self, flow: http.HTTPFlow) -> None:
+        if self.delay:
+            await asyncio.sleep(self.delay)
+        if self.plans:
+            plan = SimpleNamespace(
+                id=str(uuid.uuid4()),
+                deadline=time.monotonic() + self.budget,
+                routed=bool(self.routes),
+                rest=list(self.routes),
+            )
+            flow.__dict__["_forwarder"] = plan
+            self.route(flow)
+        if self.on_requestheaders:
+            self.on_requestheaders(flow)
+
+    def route(self, flow: http.HTTPFlow) -> None:
+        rest = flow.__dict__["_forwarder"].rest
+        if rest:
+            address = (flow.request.host, flow.request.port)
+            flow.server_conn = connection.Server(address=address, via=rest.pop(0))
+
+    async def forwarder_failover(self, flow: http.HTTPFlow) -> None:
+        await layers.failover(flow)
+
+    def responseheaders(self, flow: http.HTTPFlow) -> None:
+        if "stream" in flow.request.query:
+            flow.response.stream = True
+
+    def response(self, flow: http.HTTPFlow) -> None:
+        self.ended.append(("response", flow))
+
+    def error(self, flow: http.HTTPFlow) -> None:
+        self.ended.append(("error", flow))
+
+    # the engine's side
+    def judge(self, flow: http.HTTPFlow) -> bool:
+        if isinstance(self.verdict, Exception):
+            raise self.verdict
+        if not self.verdict:
+            flow.response = make_response("blacklisted", flow.__dict__["_forwarder"].id)
+        return bool(self.verdict)
+
+    async def retry(self, flow: http.HTTPFlow, reason: str) -> None:
+        self.reasons.append(reason)
+        if self.failing_retry:
+            raise asyncio.CancelledError
+        self.route(flow)
+
+
+class Crashes(logging.Handler):
+    """What mitmproxy logs as an error, minus what a test expects."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.ERROR)
+        self.messages: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.messages.append(self.format(record))
+
+
+class Rig:
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.engine = Engine()
+        self.crashes = Crashes()
+        self.listeners: list[Listener] = []
+
+    async def start(self, **opts: Any) -> None:
+        self.certificate = self.directory / "origin.pem"
+        if not self.certificate.exists():
+            make_certificate(self.directory)
+        self.origin = await self.add(Origin())
+        self.secure_origin = await self.add(Origin(self.certificate))
+        self.proxy = await self.add(Proxy())
+        self.engine.routes = [self.route()]
+        layers.use(self.engine)
+        settings = options.Options(
+            listen_host="127.0.0.1", listen_port=0, confdir=str(self.directory)
+        )
+        self.master = DumpMaster(settings, with_termlog=False, with_dumper=False)
+        opts = {"connection_strategy": "lazy", "upstream_cert": False, "rawtcp": False, **opts}
+        self.master.options.update(ssl_insecure=True, **opts)
+        # Where a -s script stands: before NextLayer, after the proxy server.
+        chain = self.master.addons.chain
+        self.master.addons.register(self.engine)
+        chain.insert(chain.index(self.master.addons.get("scriptloader")), self.engine)
+        logging.getLogger().addHandler(self.crashes)
+        self.running = asyncio.ensure_future(self.master.run())
+        server = self.master.addons.get("proxyserver")
+        await until(lambda: self.running.done() or server.listen_addrs(), "mitmproxy listens")
+        self.port: int = server.listen_addrs()[0][1]
+
+    async def add(self, listener: Any) -> Any:
+        await listener.start()
+        self.listeners.append(listener)
+        return listener
+
+    async def close(self) -> None:
+        self.master.shutdown()
+        await self.running
+        layers.use(None)
+        logging.getLogger().removeHandler(self.crashes)
+        for listener in self.listeners:
+            await listener.stop()
+        opened = {p for x in self.listeners if isinstance(x, Proxy) for p in x.opened}
+        seen = {p for x in self.listeners if isinstance(x, Origin) for p in x.peers}
+        assert seen <= opened, "an origin was reached without a proxy"
+        assert not self.crashes.messages
+
+    # ---- what tests ask for
+
+    def route(self, proxy: Proxy | None = None, user: str | None = None, port: int = 0) -> Route:
+        proxy = proxy or self.proxy
+        kind = "https" if proxy.tls else "http"
+        password = "secret" if user else None
+        return Route(kind, "127.0.0.1", port or proxy.port, user, password, 7)
+
+    async def failing(self, mood: str, tls: bool = False) -> Route:
+        return self.route(await self.add(Proxy(self.certificate if tls else None, mood)))
+
+    def dead(self) -> Route:
+        return self.route(port=free_port())
+
+    def url(self, path: str = "/", host: str = "origin.test") -> str:
+        return f"http://{host}:{self.origin.port}{path}"
+
+    def secure_url(self, path: str = "/") -> str:
+        return f"https://origin.test:{self.secure_origin.port}{path}"
+
+    async def client(self) -> Client:
+        return Client(*await asyncio.open_connection("127.0.0.1", self.port))
+
+    async def curl(self, *arguments: str) -> Curl:
+        """curl through the gateway, one JSON line of --write-out for each transfer."""
+        process = await asyncio.create_subprocess_exec(
+            "curl", "-sS", "-k", "--max-time", str(PATIENCE), "--noproxy", "",
+            "-x", f"http://127.0.0.1:{self.port}", "-w", "\n%{json}\n", *arguments,
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+        )  # fmt: skip
+        out, err = await process.communicate()
+        lines = out.decode().splitlines()
+        transfers = [json.loads(line) for line in lines if line.startswith('{"')]
+        reports = [x for x in transfers if "http_version" in x]
+        return Curl(
+            [r["http_code"] for r in reports],
+            [r["http_version"] for r in reports],
+            [r["num_connects"] for r in reports],
+            [x for x in transfers if "request_id" in x],
+            out.decode(),
+            process.returncode or 0,
+            err.decode(),
+        )
+
+
+class Curl(SimpleNamespace):
+    def __init__(
+        self,
+        codes: list[int],
+        versions: list[str],
+        connects: list[int],
+        answers: list[dict[str, Any]],
+        out: str,
+        returncode: int,
+        err: str,
+    ) -> None:
+        super().__init__(
+            codes=codes,
+            versions=versions,
+            connects=connects,
+            answers=answers,
+            out=out,
+            returncode=returncode,
+            err=err,
+        )
+
+
+class Client:
+    """A client connection, byte by byte."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.reader = reader
+        self.writer = writer
+
+    def send(self, data: bytes) -> None:
+        self.writer.write(data)
+
+    def request(self, url: str, method: str = "GET", headers: str = "") -> None:
+        host = url.split("/")[2]
+        self.send(f"{method} {url} HTTP/1.1\r\nHost: {host}\r\n{headers}\r\n".encode())
+
+    async def head(self) -> Head:
+        return Head(await asyncio.wait_for(self.reader.readuntil(b"\r\n\r\n"), PATIENCE))
+
+    async def response(self, bodyless: bool = False) -> tuple[Head, bytes]:
+        head = await self.head()
+        if bodyless:
+            return head, b""
+        return head, await asyncio.wait_for(self.reader.readexactly(head.length), PATIENCE)
+
+    async def get(self, url: str, headers: str = "") -> tuple[Head, bytes]:
+        self.request(url, headers=headers)
+        return await self.response()
+
+    async def rest(self) -> bytes:
+        """Everything up to the end of the connection."""
+        data = b""
+        with contextlib.suppress(ConnectionError):
+            while more := await asyncio.wait_for(self.reader.read(CHUNK), PATIENCE):
+                data += more
+        return data
+
+    async def close(self) -> None:
+        self.writer.close()
+        with contextlib.suppress(OSError, asyncio.TimeoutError):
+            await asyncio.wait_for(self.writer.wait_closed(), PATIENCE)
