@@ -1,0 +1,177 @@
+#include "regex.h"
+
+#include <pthread.h>
+
+#define PCRE2_CODE_UNIT_WIDTH 8
+#include <pcre2.h>
+
+#include "mem.h"
+
+/* Byte mode for good: a pattern must not be able to switch to UTF, where PCRE2's JIT has missed
+ * matches. */
+#define COMPILE_OPTIONS (PCRE2_NEVER_UTF | PCRE2_NEVER_UCP | PCRE2_NEVER_BACKSLASH_C)
+
+/* PCRE2 starts the count anew at each start offset, so the worst case is this times the length of
+ * the subject. */
+#define MATCH_LIMIT 10000
+/* JIT ignores these two.  The interpreter needs at most one frame for each count of MATCH_LIMIT. */
+#define DEPTH_LIMIT MATCH_LIMIT
+#define HEAP_LIMIT_KIB (8 * 1024)
+/* JIT's own 32 kB are not enough for '^(?:[a-z]|x)+$' on 2 kB. */
+#define JIT_STACK_MIN (32 * 1024)
+#define JIT_STACK_MAX (512 * 1024)
+
+struct regex {
+    pcre2_code *code;
+};
+
+struct regex_scratch {
+    pcre2_match_data *data;
+    pcre2_match_context *context;
+    pcre2_jit_stack *stack; /* NULL where the library has no JIT */
+};
+
+static PCRE2_SPTR
+bytes_of(struct slice text)
+{
+    return (PCRE2_SPTR)(text.len > 0 ? text.data : "");
+}
+
+static enum err
+report_error(int code, size_t position, struct regex_error *error)
+{
+    if (code == PCRE2_ERROR_HEAP_FAILED) {
+        return ERR_MEMORY;
+    }
+    error->position = position;
+    error->message[0] = '\0';
+    pcre2_get_error_message(code, (PCRE2_UCHAR *)error->message, sizeof error->message);
+    return ERR_INVALID;
+}
+
+enum err
+regex_compile(struct slice pattern, struct regex **out, struct regex_error *error)
+{
+    enum err err = ERR_MEMORY;
+    int code = 0;
+    PCRE2_SIZE position = 0;
+    struct regex *regex = mem_zalloc(sizeof *regex);
+    pcre2_compile_context *context = pcre2_compile_context_create(NULL);
+    if (regex == NULL || context == NULL) {
+        goto done;
+    }
+    pcre2_set_newline(context, PCRE2_NEWLINE_LF);
+    regex->code =
+        pcre2_compile(bytes_of(pattern), pattern.len, COMPILE_OPTIONS, &code, &position, context);
+    if (regex->code == NULL) {
+        err = report_error(code, position, error);
+        goto done;
+    }
+    /* Without JIT (not built in, or no executable memory) the interpreter gives the same answers.
+     */
+    (void)pcre2_jit_compile(regex->code, PCRE2_JIT_COMPLETE);
+    *out = regex;
+    regex = NULL;
+    err = ERR_OK;
+done:
+    pcre2_compile_context_free(context);
+    regex_destroy(regex);
+    return err;
+}
+
+void
+regex_destroy(struct regex *regex)
+{
+    if (regex == NULL) {
+        return;
+    }
+    pcre2_code_free(regex->code);
+    mem_free(regex);
+}
+
+enum regex_outcome
+regex_search(const struct regex *regex, struct slice subject, struct regex_scratch *scratch)
+{
+    int rc = pcre2_match(regex->code, bytes_of(subject), subject.len, 0, 0, scratch->data,
+                         scratch->context);
+    if (rc >= 0) {
+        return REGEX_MATCH;
+    }
+    return rc == PCRE2_ERROR_NOMATCH ? REGEX_NO_MATCH : REGEX_LIMIT;
+}
+
+/* Leaves the stack NULL where JIT is not built in. */
+static enum err
+create_stack(struct regex_scratch *scratch)
+{
+    uint32_t has_jit = 0;
+    pcre2_config(PCRE2_CONFIG_JIT, &has_jit);
+    if (!has_jit) {
+        return ERR_OK;
+    }
+    scratch->stack = pcre2_jit_stack_create(JIT_STACK_MIN, JIT_STACK_MAX, NULL);
+    if (scratch->stack == NULL) {
+        return ERR_MEMORY;
+    }
+    pcre2_jit_stack_assign(scratch->context, NULL, scratch->stack);
+    return ERR_OK;
+}
+
+enum err
+regex_scratch_create(struct regex_scratch **out)
+{
+    enum err err = ERR_MEMORY;
+    struct regex_scratch *scratch = mem_zalloc(sizeof *scratch);
+    if (scratch == NULL) {
+        return ERR_MEMORY;
+    }
+    /* One pair of offsets: whether there is a match is all that is asked. */
+    scratch->data = pcre2_match_data_create(1, NULL);
+    scratch->context = pcre2_match_context_create(NULL);
+    if (scratch->data == NULL || scratch->context == NULL) {
+        goto fail;
+    }
+    pcre2_set_match_limit(scratch->context, MATCH_LIMIT);
+    pcre2_set_depth_limit(scratch->context, DEPTH_LIMIT);
+    pcre2_set_heap_limit(scratch->context, HEAP_LIMIT_KIB);
+    err = create_stack(scratch);
+    if (err) {
+        goto fail;
+    }
+    *out = scratch;
+    return ERR_OK;
+fail:
+    regex_scratch_destroy(scratch);
+    return err;
+}
+
+void
+regex_scratch_destroy(struct regex_scratch *scratch)
+{
+    if (scratch == NULL) {
+        return;
+    }
+    pcre2_match_data_free(scratch->data);
+    pcre2_match_context_free(scratch->context);
+    pcre2_jit_stack_free(scratch->stack);
+    mem_free(scratch);
+}
+
+static char library_version[64];
+static pthread_once_t library_version_once = PTHREAD_ONCE_INIT;
+
+static void
+read_library_version(void)
+{
+    /* The longest answer so far has 17 bytes; a NULL asks for the size. */
+    if (pcre2_config(PCRE2_CONFIG_VERSION, NULL) <= (int)sizeof library_version) {
+        pcre2_config(PCRE2_CONFIG_VERSION, library_version);
+    }
+}
+
+const char *
+regex_library_version(void)
+{
+    pthread_once(&library_version_once, read_library_version);
+    return library_version;
+}
