@@ -97,10 +97,8 @@ leak: $(CORE) ## start and stop the engine many times: memory, descriptors and t
 
 # --- other Pythons and mitmproxies --------------------------------------------------------------------------------
 
-# name : Python : lock file.  Every one runs the same wheel, built once, in an environment of its own.
-COMPAT := py311-mitmproxy10 py311-mitmproxy11 py312-mitmproxy12 py313-mitmproxy12
+# The matrix is in deploy/compat.  Every environment runs the same wheel, built once.
 WHEEL := build/compat/.wheel
-COMPAT_TREE := build/compat/tree
 
 $(WHEEL): $(DEPS) $(C_SOURCES) $(PY_FILES) mitm_forwarder_addon.py setup.py pyproject.toml
 	@deploy/compat wheel
