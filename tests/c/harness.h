@@ -10,6 +10,8 @@
  *     }
  *     TESTS(TEST(append), TEST(limit), TEST_WITHOUT_CHAOS(uses_faults_itself))
  *
+ * Clean-ups run in reverse order of declaration: declare what a list or a mailbox points to first.
+ *
  * There are also REQUIRE (a CHECK that ends the test), CHECK_INT and CHECK_STRING (print both
  * sides), WAIT_UNTIL (a condition with a deadline, never a sleep) and TEMP_DIR.  TRY, REQUIRE and
  * WAIT_UNTIL belong into functions that return void; helpers return enum err and are tried.
