@@ -78,17 +78,16 @@ PYTEST_ARGS ?=
 pytest: $(CORE) ## the Python tests; PYTEST_ARGS="-k name -x"
 	$(PY) -m pytest -q -n $(PYTEST_WORKERS) $(PYTEST_ARGS) tests
 
-# In a copy of the tree without the package, which would come before the instrumented one.  An ASan report of any
-# process counts, whatever the tests made of its end; UBSan ends the process.
+# In a copy of the tree, as the checkout holds the release build.  An ASan report of any process counts, whatever the
+# tests made of its end; UBSan ends the process.
 ASAN_PYTHON := $(CURDIR)/build/asan-python
 asan-python: $(CORE) $(TEST_PACKAGES) ## the smoke tests with the extension under ASan and UBSan
-	@rm -rf $(ASAN_PYTHON)/tree $(ASAN_PYTHON)/report.* && mkdir -p $(ASAN_PYTHON)/tree
-	@cp -a tests examples docs pyproject.toml mitm_forwarder_addon.py $(ASAN_PYTHON)/tree
+	@rm -rf $(ASAN_PYTHON)/{lib,tree} $(ASAN_PYTHON)/report.*; mkdir -p $(ASAN_PYTHON)/tree
 	FORWARDER_BUILD=asan $(PY) setup.py -q build --build-base $(ASAN_PYTHON) --build-lib $(ASAN_PYTHON)/lib 2>&1 | \
 	    { grep -v '^warning: no ' || true; }
+	@cp -a tests examples docs pyproject.toml $(ASAN_PYTHON)/lib/* $(ASAN_PYTHON)/tree
 	rc=0; cd $(ASAN_PYTHON)/tree; env LD_PRELOAD="$$(gcc -print-file-name=libasan.so)" PYTHONMALLOC=malloc \
 	    ASAN_OPTIONS=detect_leaks=0:log_path=$(ASAN_PYTHON)/report \
-	    PYTHONPATH=$(ASAN_PYTHON)/lib \
 	    $(CURDIR)/$(PY) -m pytest -q -p no:cacheprovider -n $(PYTEST_WORKERS) -m smoke $(PYTEST_ARGS) tests || rc=$$?; \
 	    cat $(ASAN_PYTHON)/report.* 2>/dev/null && rc=1; exit $$rc
 
