@@ -16,6 +16,7 @@ from mitmproxy import http
 
 PRODUCT = "mitm-forwarder"
 CHALLENGE = f'Bearer realm="{PRODUCT}"'
+PROXY_CHALLENGES = (CHALLENGE, f'Basic realm="{PRODUCT}", charset="UTF-8"')
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +111,16 @@ def make_response(
         # of a GET.
         response.raw_content = b""
     return response
+
+
+def ask_as_proxy(response: http.Response) -> None:
+    """Turn a 401 of ours into a 407, which clients answer with the credentials of their proxy
+    setting: the token as the password of Basic.
+    """
+    response.status_code = 407
+    response.reason = "Proxy Authentication Required"
+    del response.headers["WWW-Authenticate"]
+    response.headers.set_all("Proxy-Authenticate", PROXY_CHALLENGES)
 
 
 def _quoted(text: str) -> str:

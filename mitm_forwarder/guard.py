@@ -8,6 +8,7 @@ invents) ends in a refusal. Loop thread only.
 
 from __future__ import annotations
 
+import functools
 import weakref
 from collections.abc import Coroutine
 from typing import Any
@@ -41,6 +42,7 @@ def _install() -> None:
     if hasattr(original, "guarded"):
         return
 
+    @functools.wraps(original)  # compat.py examines what lies beneath
     def open_connection(
         self: server.ConnectionHandler, command: commands.OpenConnection
     ) -> Coroutine[Any, Any, None]:

@@ -32,6 +32,10 @@ from mitmproxy.proxy.layers.http._http1 import Http1Client
 from mitmproxy.proxy.layers.http._upstream_proxy import HttpUpstreamProxy
 
 from . import guard
+from .dials import Dial
+from .dials import DialError
+from .dials import ForwarderFailoverHook
+from .dials import failover
 from .routes import Form
 from .routes import Hooks
 from .routes import Plan
@@ -39,12 +43,8 @@ from .routes import Route
 from .routes import engine
 from .routes import forget_plan
 from .routes import use
-from .streams import Dial
-from .streams import DialError
-from .streams import ForwarderFailoverHook
 from .streams import ForwarderStream
 from .streams import Overdue
-from .streams import failover
 from .tunnels import RoutedHttp1Client
 
 __all__ = [
@@ -122,7 +122,7 @@ def _handler_of(client: connection.Client) -> server.ConnectionHandler | None:
 
 
 def _addon(name: str) -> Any:
-    return ctx.master.addons.get(name)  # type: ignore[no-untyped-call]
+    return ctx.master.addons.get(name)
 
 
 def lift_dial_limit(client: connection.Client) -> None:

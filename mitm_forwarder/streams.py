@@ -6,22 +6,18 @@ response, and what happens when time runs out or the upstream dies. Loop thread 
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import math
 import time
 import uuid
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
-from typing import cast
 
 from mitmproxy import http
-from mitmproxy.net import server_spec
 from mitmproxy.proxy import commands
 from mitmproxy.proxy import events
 from mitmproxy.proxy import layer
 from mitmproxy.proxy.layers.http import DropStream
-from mitmproxy.proxy.layers.http import GetHttpConnection
 from mitmproxy.proxy.layers.http import HttpStream
 from mitmproxy.proxy.layers.http import SendHttp
 from mitmproxy.proxy.layers.http._base import HttpEvent
@@ -36,6 +32,9 @@ from mitmproxy.proxy.layers.http._events import ResponseProtocolError
 from mitmproxy.proxy.layers.http._hooks import HttpResponseHook
 
 from . import compat
+from .dials import Dial
+from .dials import ForwarderFailoverHook
+from .dials import reason_of
 from .errors import make_response
 from .routes import Form
 from .routes import Hooks
@@ -69,40 +68,6 @@ DISCARD_SECONDS = 5.0
 """How long the rest of an answered upload may take. Closing at once would make the reset overtake
 the answer.
 """
-
-
-@dataclass
-class ForwarderFailoverHook(commands.StartHook):  # type: ignore[no-untyped-call]
-    """`forwarder_failover(flow)`: a dial has failed, the engine may name another route. Awaited."""
-
-    flow: http.HTTPFlow
-
-
-class DialError(str):
-    """Why there is no upstream connection, in words, with the reason code that goes with it."""
-
-    reason: str
-
-    def __new__(cls, reason: str, text: str) -> DialError:
-        self = super().__new__(cls, text)
-        self.reason = reason
-        return self
-
-
-class Dial(GetHttpConnection):
-    """The wish for an upstream connection by a deadline.
-
-    mitmproxy compares these commands by value, so that one stream can take another's off the
-    waiting list. Not ours.
-    """
-
-    def __init__(self, request: http.Request, route: Route, deadline: float) -> None:
-        via = cast(server_spec.ServerSpec, route)
-        super().__init__((request.host, request.port), request.scheme == "https", via, "tcp")
-        self.deadline = deadline
-
-    __eq__ = object.__eq__
-    __hash__ = object.__hash__
 
 
 @dataclass
@@ -230,7 +195,7 @@ class ForwarderStream(HttpStream):
             if (yield from self._failover(error, plan)):
                 return False
             if flow.response is None and flow.server_conn is chosen:
-                yield from self._fail(_reason(error), error)
+                yield from self._fail(reason_of(error), error)
                 return False
         yield from self._answer()
         return False
@@ -261,7 +226,7 @@ class ForwarderStream(HttpStream):
         """Let the engine choose again. True when there is no one left to answer."""
         flow = self.flow
         if clock() < plan.deadline:
-            flow.__dict__["_forwarder_error"] = _reason(error)
+            flow.__dict__["_forwarder_error"] = reason_of(error)
             yield ForwarderFailoverHook(flow)
             return (yield from self.check_killed(True))
         return False
@@ -413,27 +378,3 @@ class ForwarderStream(HttpStream):
                     ResponseProtocolError(self.stream_id, "upload dropped", compat.CANCEL),
                     self.context.client,
                 )
-
-
-def _reason(error: str) -> str:
-    """Errors that did not pass our layer come from a connection that mitmproxy itself has given up."""
-    return error.reason if isinstance(error, DialError) else "proxy_refused"
-
-
-async def failover(flow: http.HTTPFlow) -> None:
-    """For the forwarder_failover hook: ask the engine. Never raises; what goes wrong becomes an
-    answer.
-    """
-    hooks, plan = engine(), plan_of(flow)
-    reason = flow.__dict__.pop("_forwarder_error", None)
-    if hooks is None or plan is None or reason is None:
-        return
-    try:
-        pending = hooks.retry(flow, reason)
-        if pending is not None:
-            await pending
-    except (Exception, asyncio.CancelledError):
-        # An exception that leaves a hook is lost, a cancellation even leaves the stream waiting for
-        # ever.
-        logger.exception("The engine failed to choose another route.")
-        flow.response = make_response("internal", plan.id, method=flow.request.method)

@@ -1,8 +1,8 @@
-"""A real mitmproxy in this process between real sockets: scripted origins, scripted upstream proxies, and an engine that
-does what a test tells it to.
+"""A real mitmproxy in this process between real sockets: scripted origins, scripted upstream
+proxies, and an engine that does what a test tells it to.
 
-Every origin notes the port each connection came from, every proxy the ports it opened. `Rig.close` fails when an origin
-saw a connection that no proxy had opened, and when mitmproxy logged a crash.
+Every origin notes the port each connection came from, every proxy the ports it opened. `Rig.close`
+fails when an origin saw a connection that no proxy had opened, and when mitmproxy logged a crash.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def make_certificate(directory: Path) -> Path:
     """A self-signed certificate and its key for everything on loopback, in one PEM file."""
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "origin.test")])
-    now = datetime.datetime.now(datetime.timezone.utc)
+    now = datetime.datetime.now(datetime.UTC)
     certificate = (
         x509.CertificateBuilder()
         .subject_name(name)
@@ -199,7 +199,9 @@ class Origin(Listener):
 
 
 class Proxy(Listener):
-    """An upstream proxy: CONNECT and absolute-form, every name is loopback. `mood` says how it fails."""
+    """An upstream proxy: CONNECT and absolute-form, every name is loopback. `mood` says how it
+    fails.
+    """
 
     def __init__(self, tls: Path | None = None, mood: str = "well") -> None:
         super().__init__(tls)

@@ -1,4 +1,6 @@
-"""The forwarding layer on a real mitmproxy: what leaves, through whom, and what the client gets when it cannot."""
+"""The forwarding layer on a real mitmproxy: what leaves, through whom, and what the client gets
+when it cannot.
+"""
 
 from __future__ import annotations
 
@@ -10,14 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.layers_rig import Client
-from tests.layers_rig import Head
-from tests.layers_rig import Rig
-from tests.layers_rig import until
 
 from mitm_forwarder import layers
 from mitm_forwarder import streams
 from mitm_forwarder.errors import make_response
+from tests.layers_rig import Client
+from tests.layers_rig import Head
+from tests.layers_rig import Rig
+from tests.layers_rig import until
 
 
 @pytest.fixture(scope="session")
@@ -115,7 +117,7 @@ async def test_websocket_is_tunnelled(rig: Rig) -> None:
 
 
 async def test_rotation_on_one_connection(rig: Rig) -> None:
-    """Each request has its own proxy; equal routes share a connection, other credentials never do."""
+    """Equal routes share a connection; another proxy or another credential never does."""
     other = await rig.failing("well")
     client = await rig.client()
     routes = [rig.route(), other, rig.route(user="a"), rig.route(user="b"), rig.route(), other]
@@ -402,7 +404,7 @@ async def test_dying_origin_for_an_h2_client(rig: Rig, path: str, expected: str)
 
 @pytest.mark.parametrize("version", ["--http1.1", "--http2"])
 async def test_streamed_answer_that_stalls(rig: Rig, version: str) -> None:
-    """The client has the head: it is told that there is no more, in whatever way its protocol has."""
+    """The client has the head: it is told that there is no more, as its protocol can."""
     for path in ("/stall?stream=1", "/half?stream=1"):
         rig.engine.ended.clear()
         result = await rig.curl(version, rig.secure_url(path))
@@ -527,7 +529,7 @@ async def test_waiting_upload_is_not_buffered(rig: Rig, waits_for: str) -> None:
         sent += 1 << 20
         try:
             await asyncio.wait_for(client.writer.drain(), 1)
-        except asyncio.TimeoutError:
+        except TimeoutError:
             break
     assert sent < 32 << 20, "the client was never stopped"
     if waits_for == "backend":
