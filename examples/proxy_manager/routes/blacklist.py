@@ -102,7 +102,7 @@ def change_rule(context: CurrentContext, id: PathId, body: RuleChange) -> Blackl
         return apply_change(get_or_404(session, BlacklistRule, id), body)
 
 
-@admin.delete("/{id}", status_code=204, responses=responses.NOT_FOUND)
+@admin.delete("/{id}", status_code=204, response_model=None, responses=responses.NOT_FOUND)
 def delete_rule(context: CurrentContext, id: PathId) -> None:
     """Delete a rule."""
     with context.database.begin() as session:

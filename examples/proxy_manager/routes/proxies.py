@@ -119,7 +119,7 @@ def change_proxy(context: CurrentContext, id: PathId, body: ProxyChange) -> Prox
         return apply_change(get_or_404(session, Proxy, id), body)
 
 
-@admin.delete("/{id}", status_code=204, responses=responses.NOT_FOUND)
+@admin.delete("/{id}", status_code=204, response_model=None, responses=responses.NOT_FOUND)
 def delete_proxy(context: CurrentContext, id: PathId) -> None:
     """Delete a proxy."""
     with context.database.begin() as session:

@@ -66,7 +66,7 @@ def change_user(context: CurrentContext, id: PathId, body: UserChange) -> User:
         return apply_change(get_or_404(session, User, id), body)
 
 
-@admin.delete("/users/{id}", status_code=204, responses=responses.NOT_FOUND)
+@admin.delete("/users/{id}", status_code=204, response_model=None, responses=responses.NOT_FOUND)
 def delete_user(context: CurrentContext, id: PathId) -> None:
     """Delete a user; the reports about the user stay."""
     with context.database.begin() as session:
