@@ -20,6 +20,7 @@ from . import errors
 from . import layers
 from . import logs
 from . import options
+from . import routes
 from . import tunnels
 from .bridge import Bridge
 from .bridge import mask_secrets
@@ -148,7 +149,7 @@ class Forwarder:
         await layers.failover(flow)
 
     def responseheaders(self, flow: http.HTTPFlow) -> None:
-        if self.bridge is None or not _is_ours(flow):
+        if self.bridge is None or routes.plan_of(flow) is None:
             return
         assert flow.response is not None
         if _is_unbounded(flow, self.bridge.config.stream_threshold_bytes):
@@ -157,13 +158,12 @@ class Forwarder:
             flow.kill()  # no byte of it has left, and none may leave unrecorded
 
     def response(self, flow: http.HTTPFlow) -> None:
-        if self.bridge is None or not _is_ours(flow):
+        plan = routes.plan_of(flow)
+        if self.bridge is None or plan is None:
             return
-        assert flow.response is not None
         if not self.bridge.engine.record(flow):
-            flow.response = errors.make_response(
-                "not_recorded", flow._forwarder.id, method=flow.request.method  # type: ignore[attr-defined]
-            )
+            method = flow.request.method
+            flow.response = errors.make_response("not_recorded", plan.id, method=method)
         if flow.websocket is None:
             self.bridge.finish(flow)
 
@@ -179,7 +179,7 @@ class Forwarder:
         self._end(flow)
 
     def _end(self, flow: http.HTTPFlow) -> None:
-        if self.bridge is not None and _is_ours(flow):
+        if self.bridge is not None and routes.plan_of(flow) is not None:
             if not self.bridge.engine.record(flow):
                 logger.error("A request that nobody will be answered could not be recorded.")
             self.bridge.finish(flow)
@@ -199,16 +199,14 @@ def _enforce_options(config: options.Config) -> None:
     for name, value in wanted.items():
         if getattr(ctx.options, name) != value:
             if ctx.options._options[name].value is not optmanager.unset:
-                logger.warning(f"{name} is set back to {value}: mitm-forwarder cannot work without.")
+                logger.warning(
+                    f"{name} is set back to {value}: mitm-forwarder cannot work without."
+                )
             ctx.options.update(**{name: value})
 
 
-def _is_ours(flow: http.HTTPFlow) -> bool:
-    return hasattr(flow, "_forwarder")
-
-
 def _is_onboarding(flow: http.HTTPFlow) -> bool:
-    """http://mitm.it is answered by mitmproxy itself, from the same condition; nothing is dialled."""
+    """http://mitm.it is answered by mitmproxy itself, on the same condition; it dials nothing."""
     opts = ctx.options
     host = (flow.request.pretty_host, flow.request.port)
     return bool(opts.onboarding) and host == (opts.onboarding_host, 80)
@@ -239,7 +237,7 @@ def _warn_of_port(port: int) -> None:
     listening = ctx.options.listen_port or 8080
     if port not in (8080, listening):
         logger.warning(
-            f"MITM_LISTEN_PORT is {port}, but mitmproxy listens on {listening}: with -s its own -p rules."
+            f"MITM_LISTEN_PORT is {port}, but mitmproxy listens on {listening}: with -s, -p rules."
         )
 
 

@@ -29,7 +29,7 @@ SECRETS_CHECK_SECONDS = 5.0
 
 def mask_secrets(secrets: options.Secrets) -> None:
     """From now on these tokens appear in no log line and in no flow dump."""
-    dumper = ctx.master.addons.get("dumper")  # type: ignore[no-untyped-call]
+    dumper = ctx.master.addons.get("dumper")
     logs.install((secrets.system_token, secrets.default_user_jwt), dumper)
 
 

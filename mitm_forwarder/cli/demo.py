@@ -119,8 +119,12 @@ def report(results: list[tuple[Case, Outcome]], rows: list[dict[str, Any]]) -> b
     click.echo("\nwhat the backend was told (GET /activity):")
     click.echo(f"{'user_id':>8}{'proxy_id':>9}{'status':>7}  {'method':<7}target_url")
     for row in rows:
-        user, proxy = (str(row[key]) if row[key] is not None else "-" for key in ("user_id", "proxy_id"))
-        click.echo(f"{user:>8}{proxy:>9}{row['status_code']:>7}  {row['method']:<7}{row['target_url']}")
+        user, proxy = (
+            str(row[key]) if row[key] is not None else "-" for key in ("user_id", "proxy_id")
+        )
+        click.echo(
+            f"{user:>8}{proxy:>9}{row['status_code']:>7}  {row['method']:<7}{row['target_url']}"
+        )
     return good
 
 
@@ -130,15 +134,16 @@ def show_how_to_try(parts: stage.Stage) -> None:
     https = f"https://localhost:{parts.target_ports['https']}"
     parts.admin_call("PATCH", f"/proxies/{parts.proxy_id}", {"is_working": True})
     gateway = f"127.0.0.1:{parts.gateway_port}"
+    curl = f'curl -x http://{gateway} -H "Authorization: Bearer $TOKEN"'
     click.echo(
         f"""
 Everything is still running. Try:
 
   TOKEN={parts.token}
-  curl -x http://{gateway} -H "Authorization: Bearer $TOKEN" {http}/hello
-  curl -x http://{gateway} -H "Authorization: Bearer $TOKEN" --cacert {parts.gateway_ca} {https}/hello
+  {curl} {http}/hello
+  {curl} --cacert {parts.gateway_ca} {https}/hello
+  {curl} http://www.blocked.test/
   curl -x "http://me:$TOKEN@{gateway}" {http}/hello
-  curl -x http://{gateway} -H "Authorization: Bearer $TOKEN" http://www.blocked.test/
   curl -x http://{gateway} {http}/hello
 
 backend: {parts.backend_url}/docs (SYSTEM_TOKEN={parts.system_token})

@@ -1,5 +1,5 @@
-"""The parts of the demo: a backend, an upstream proxy, a target and the gateway, each a process of its own
-on a free port of this machine, in a directory that goes when they do.
+"""The parts of the demo: a backend, an upstream proxy, a target and the gateway, each a process of
+its own on a free port of this machine, in a directory that goes when they do.
 """
 
 from __future__ import annotations
