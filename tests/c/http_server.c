@@ -8,7 +8,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-#define REQUEST_MAX 65536
+#define REQUEST_MAX (2 * 1024 * 1024)
 
 struct connection {
     struct http_server *server;
@@ -113,6 +113,23 @@ path_is(const char *request, const char *path)
     return strncmp(at, path, len) == 0 && (at[len] == ' ' || at[len] == '?' || path[len - 1] == '/');
 }
 
+/* As `answer`. */
+static bool
+say(struct connection *connection)
+{
+    struct http_server_said *said =
+        &connection->server->said[(strstr(connection->request, "/said/")[6] - '0') % HTTP_SERVER_SAID];
+    const char *body = atomic_load(&said->body);
+    int status = atomic_load(&said->status);
+    atomic_fetch_add(&said->asked, 1);
+    if (status == 0) {
+        stay_silent(connection);
+        return false;
+    }
+    send_answer(connection->fd, status, "", body != NULL ? body : "", body != NULL ? strlen(body) : 0);
+    return true;
+}
+
 /* False when the connection is to be closed. */
 static bool
 answer(struct connection *connection)
@@ -140,6 +157,9 @@ answer(struct connection *connection)
     }
     else if (path_is(request, "/retry/")) {
         send_retry_after(fd, strstr(request, "/retry/") + 7);
+    }
+    else if (path_is(request, "/said/")) {
+        return say(connection);
     }
     else if (path_is(request, "/last")) {
         connection->last = true;
@@ -227,10 +247,11 @@ accept_all(void *context)
         connection->fd = fd;
         connection->index = index;
         atomic_store(&server->sockets[index], fd);
+        /* Counted first: the client may have its answer before this thread runs again. */
+        atomic_fetch_add(&server->connections, 1);
         if (pthread_create(&server->threads[index], NULL, serve, connection) != 0) {
             die("pthread_create");
         }
-        atomic_fetch_add(&server->connections, 1);
     }
     return NULL;
 }

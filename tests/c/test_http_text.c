@@ -1,0 +1,54 @@
+#include "http_text.h"
+
+#include "harness.h"
+
+static void
+test_value(void)
+{
+    static const char *const good[] = {"a", "Bearer a.b-c_d", "a b", "a\tb", "\"v1\"", "\xc3\xa4"};
+    static const char *const bad[] = {"", " ", " a", "a ", "\ta", "a\t", "a\rb", "a\nb", "a\r\n b", "a\x01", "\x1f", "a\x7f"};
+    for (size_t i = 0; i < COUNT_OF(good); i++) {
+        CHECK(http_text_is_value(good[i]));
+    }
+    for (size_t i = 0; i < COUNT_OF(bad); i++) {
+        CHECK(!http_text_is_value(bad[i]));
+    }
+}
+
+static void
+test_url(void)
+{
+    static const char *const good[] = {"http://a.test", "HTTPS://a.test/x?y=%20#z", "http://[::1]:80/"};
+    static const char *const bad[] = {"", "http:/a", "http:", "ftp://a", "file:///a", "//a", "a.test/", " http://a",
+                                      "http://a b", "http://a\r\n", "http://a\x7f", "http://\xc3\xa4"};
+    for (size_t i = 0; i < COUNT_OF(good); i++) {
+        CHECK(http_text_is_url(good[i]));
+    }
+    for (size_t i = 0; i < COUNT_OF(bad); i++) {
+        CHECK(!http_text_is_url(bad[i]));
+    }
+}
+
+static void
+test_etag(void)
+{
+    static const char *const good[] = {"\"\"", "\"v1\"", "W/\"v1\"", "\"\xc3\xa4\"", "\"a\\\""};
+    static const char *const bad[] = {"", "\"", "W/", "W/\"", "v1", "\"v1", "v1\"", "\"a\" b", "\"a\"b\"", "\"a b\"", "w/\"a\"",
+                                      "\"a\r\nX: y\"", "\"a\x7f\""};
+    for (size_t i = 0; i < COUNT_OF(good); i++) {
+        CHECK(http_text_is_etag(good[i]));
+    }
+    for (size_t i = 0; i < COUNT_OF(bad); i++) {
+        CHECK(!http_text_is_etag(bad[i]));
+    }
+}
+
+static void
+test_clean(void)
+{
+    char text[] = "a\r\nb\x01\x7f\xc3\xa4";
+    http_text_clean(text);
+    CHECK_STRING(text, "a  b  \xc3\xa4");
+}
+
+TESTS(TEST(value), TEST(url), TEST(etag), TEST(clean))
