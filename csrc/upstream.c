@@ -1,0 +1,228 @@
+#include "upstream.h"
+
+#include <stdio.h>
+#include <string.h>
+
+#include "mem.h"
+#include "url.h"
+
+#define PORT_MAX 65535
+/* Some providers write a session's settings into the user name; this is far beyond them. */
+#define CREDENTIAL_MAX 2048
+/* The longest name of a protocol that a message repeats. */
+#define PROTOCOL_SHOWN 16
+
+static const char *const kind_names[] = {
+    [UPSTREAM_HTTP] = "http",
+    [UPSTREAM_HTTPS] = "https",
+};
+
+static bool
+equal_ignoring_case(const char *text, const char *lower)
+{
+    for (; *text != '\0' && *lower != '\0'; text++, lower++) {
+        char c = *text >= 'A' && *text <= 'Z' ? (char)(*text - 'A' + 'a') : *text;
+        if (c != *lower) {
+            return false;
+        }
+    }
+    return *text == *lower;
+}
+
+static enum err
+refuse(char message[UPSTREAM_MESSAGE_SIZE], const char *what)
+{
+    snprintf(message, UPSTREAM_MESSAGE_SIZE, "%s", what);
+    return ERR_INVALID;
+}
+
+/* Repeats the name only where it looks like one: the backend's text is not trusted with our log. */
+static enum err
+refuse_protocol(const char *protocol, char message[UPSTREAM_MESSAGE_SIZE])
+{
+    size_t len = strspn(protocol, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789");
+    if (len == 0 || len > PROTOCOL_SHOWN || protocol[len] != '\0') {
+        return refuse(message, "protocol must be http or https");
+    }
+    snprintf(message, UPSTREAM_MESSAGE_SIZE, "protocol %s is not supported yet", protocol);
+    return ERR_INVALID;
+}
+
+/* An absent protocol is http, as in the contract's example. */
+static enum err
+read_kind(const char *protocol, enum upstream_kind *out, char message[UPSTREAM_MESSAGE_SIZE])
+{
+    if (protocol == NULL) {
+        *out = UPSTREAM_HTTP;
+        return ERR_OK;
+    }
+    for (size_t i = 0; i < COUNT_OF(kind_names); i++) {
+        if (equal_ignoring_case(protocol, kind_names[i])) {
+            *out = (enum upstream_kind)i;
+            return ERR_OK;
+        }
+    }
+    return refuse_protocol(protocol, message);
+}
+
+/* Where the proxy is, as the backend wrote it. */
+struct place {
+    struct slice host;
+    int64_t port;      /* -1 where it is nowhere */
+    const char *field; /* that the host is from */
+};
+
+/* `ip` and `port` win, each for itself; `address` is read only where one of them is missing. */
+static enum err
+find_place(const struct wire_proxy *proxy, struct place *out, char message[UPSTREAM_MESSAGE_SIZE])
+{
+    struct place place = {.port = proxy->port, .field = "ip"};
+    struct slice host = {NULL, 0};
+    int port = -1;
+    if (proxy->address != NULL && (proxy->ip == NULL || proxy->port < 0)) {
+        struct slice address = {proxy->address, strlen(proxy->address)};
+        if (url_split_authority(address, &host, &port)) {
+            return refuse(message, "address must be host:port or [IPv6]:port");
+        }
+    }
+    if (place.port < 0) {
+        place.port = port;
+    }
+    if (proxy->ip != NULL) {
+        place.host = (struct slice){proxy->ip, strlen(proxy->ip)};
+    }
+    else if (proxy->address != NULL) {
+        place.host = host;
+        place.field = "address";
+    }
+    else {
+        return refuse(message, "ip and address are both missing");
+    }
+    *out = place;
+    return ERR_OK;
+}
+
+static enum err
+read_place(const struct wire_proxy *proxy, struct upstream *upstream,
+           char message[UPSTREAM_MESSAGE_SIZE])
+{
+    struct place place;
+    struct buf host;
+    bool is_ip;
+    enum err err = find_place(proxy, &place, message);
+    if (err) {
+        return err;
+    }
+    if (place.port < 0) {
+        return refuse(message, "port is missing");
+    }
+    if (place.port < 1 || place.port > PORT_MAX) {
+        return refuse(message, "port must be an integer from 1 to 65535");
+    }
+    buf_init(&host, URL_HOST_MAX);
+    err = url_canonical_host(place.host, &host, &is_ip);
+    /* What a proxy auto-configuration calls "no proxy" must never pass for the name of one. */
+    if (err == ERR_INVALID || equal_ignoring_case(buf_string(&host), "direct")) {
+        snprintf(message, UPSTREAM_MESSAGE_SIZE, "%s holds no host name or IP address",
+                 place.field);
+        err = ERR_INVALID;
+    }
+    if (!err) {
+        upstream->host = buf_take(&host, NULL);
+        err = upstream->host == NULL ? ERR_MEMORY : ERR_OK;
+    }
+    upstream->port = (int)place.port;
+    buf_fini(&host);
+    return err;
+}
+
+static bool
+has_control(const char *text)
+{
+    for (; *text != '\0'; text++) {
+        if ((unsigned char)*text < ' ' || *text == 0x7f) {
+            return true;
+        }
+    }
+    return false;
+}
+
+/* Both or none: an empty pair is none, and a missing or null half is empty. */
+static enum err
+read_credentials(const struct wire_proxy *proxy, struct upstream *upstream,
+                 char message[UPSTREAM_MESSAGE_SIZE])
+{
+    const char *username = proxy->username != NULL ? proxy->username : "";
+    const char *password = proxy->password != NULL ? proxy->password : "";
+    if (*username == '\0' && *password == '\0') {
+        return ERR_OK;
+    }
+    if (has_control(username) || strchr(username, ':') != NULL
+        || strlen(username) > CREDENTIAL_MAX) {
+        return refuse(message,
+                      "username must be at most 2048 bytes without ':' and control characters");
+    }
+    if (has_control(password) || strlen(password) > CREDENTIAL_MAX) {
+        return refuse(message, "password must be at most 2048 bytes without control characters");
+    }
+    upstream->username = mem_string(username);
+    upstream->password = mem_string(password);
+    return upstream->username == NULL || upstream->password == NULL ? ERR_MEMORY : ERR_OK;
+}
+
+enum err
+upstream_from_proxy(struct wire_proxy *proxy, struct upstream *out,
+                    char message[UPSTREAM_MESSAGE_SIZE])
+{
+    struct upstream upstream = {.id = {.kind = WIRE_ID_NONE}};
+    enum err err = read_kind(proxy->protocol, &upstream.kind, message);
+    if (!err) {
+        err = read_place(proxy, &upstream, message);
+    }
+    if (!err) {
+        err = read_credentials(proxy, &upstream, message);
+    }
+    if (err) {
+        upstream_fini(&upstream);
+        return err;
+    }
+    upstream.id = proxy->id;
+    proxy->id = (struct wire_id){.kind = WIRE_ID_NONE};
+    *out = upstream;
+    return ERR_OK;
+}
+
+static void
+free_secret_string(char *string)
+{
+    mem_free_secret(string, string != NULL ? strlen(string) : 0);
+}
+
+void
+upstream_fini(struct upstream *upstream)
+{
+    mem_free(upstream->host);
+    free_secret_string(upstream->username);
+    free_secret_string(upstream->password);
+    wire_id_fini(&upstream->id);
+    *upstream = (struct upstream){.id = {.kind = WIRE_ID_NONE}};
+}
+
+const char *
+upstream_kind_name(enum upstream_kind kind)
+{
+    return kind_names[kind];
+}
+
+static bool
+strings_equal(const char *a, const char *b)
+{
+    return a == NULL || b == NULL ? a == b : strcmp(a, b) == 0;
+}
+
+bool
+upstream_equal(const struct upstream *a, const struct upstream *b)
+{
+    return a->kind == b->kind && a->port == b->port && strings_equal(a->host, b->host)
+           && strings_equal(a->username, b->username) && strings_equal(a->password, b->password);
+}
