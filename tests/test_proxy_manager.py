@@ -9,6 +9,7 @@ import sqlite3
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
@@ -23,6 +24,7 @@ import httpx
 import jwt
 from fastapi.testclient import TestClient
 
+from examples.proxy_manager import cli
 from examples.proxy_manager.database import Database
 from examples.proxy_manager.factory import create_app
 from examples.proxy_manager.routes.blacklist import etag_matches
@@ -112,6 +114,7 @@ def test_settings_have_defaults_and_hide_secrets() -> None:
         ("DATABASE_URL", "postgresql://localhost/x"),
         ("DATABASE_URL", "sqlite://"),
         ("DATABASE_URL", "sqlite:///:memory:"),
+        ("DATABASE_URL", "sqlite:////nonexistent/manager.db"),
         ("TOKEN_TTL_SECONDS", "0"),
         ("TOKEN_TTL_SECONDS", "an hour"),
         ("PROXY_LEASE_SECONDS", "-1"),
@@ -668,27 +671,38 @@ def test_several_workers_may_create_the_schema_at_once(tmp_path: Path) -> None:
 # -- the command line ---------------------------------------------------------------------
 
 
-def run_command(settings: Settings, *arguments: str) -> subprocess.CompletedProcess[str]:
-    environ = {**os.environ, **GOOD, "DATABASE_URL": settings.database_url}
-    command = [sys.executable, "-m", "examples.proxy_manager", *arguments]
-    return subprocess.run(command, cwd=ROOT, env=environ, capture_output=True, text=True)
+RunCommand = Callable[..., tuple[int, str, str]]
 
 
-def test_commands_fill_an_empty_database(settings: Settings, tmp_path: Path) -> None:
+@pytest.fixture
+def run_command(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> RunCommand:
+    """Runs a command; returns its exit status, stdout and stderr."""
+    for name, value in {**GOOD, "DATABASE_URL": settings.database_url}.items():
+        monkeypatch.setenv(name, value)
+
+    def run(*arguments: str) -> tuple[int, str, str]:
+        status = cli.main(list(arguments))
+        captured = capsys.readouterr()
+        return status, captured.out, captured.err
+
+    return run
+
+
+def test_commands_fill_an_empty_database(
+    run_command: RunCommand, settings: Settings, tmp_path: Path
+) -> None:
     (tmp_path / "password").write_text("hidden\n")
-    token = run_command(settings, "add-user", "alice").stdout.strip()
-    added = run_command(
-        settings,
-        *("add-proxy", "127.0.0.1", "3128", "--username", "u"),
-        *("--password-file", str(tmp_path / "password")),
-    )
-    assert added.stdout == "1\n", added.stderr
-    assert run_command(settings, "add-rule", "blocked").stdout == "1\n"
+    tokens = [run_command("add-user", "alice")[1].strip(), run_command("token", "alice")[1].strip()]
+    password = ["--username", "u", "--password-file", str(tmp_path / "password")]
+    assert run_command("add-proxy", "127.0.0.1", "3128", *password) == (0, "1\n", "")
+    assert run_command("add-rule", "blocked") == (0, "1\n", "")
     with TestClient(create_app(settings)) as client:
-        user = {"Authorization": f"Bearer {token}"}
-        answer = client.get("/proxy", headers=user)
-        assert answer.json()["password"] == "hidden"
-        assert client.get("/proxy?target_url=blocked", headers=user).status_code == 403
+        for token in tokens:
+            user = {"Authorization": f"Bearer {token}"}
+            assert client.get("/proxy", headers=user).json()["password"] == "hidden"
+            assert client.get("/proxy?target_url=blocked", headers=user).status_code == 403
 
 
 @pytest.mark.parametrize(
@@ -702,17 +716,27 @@ def test_commands_fill_an_empty_database(settings: Settings, tmp_path: Path) -> 
     ],
 )
 def test_failed_command_is_one_line(
-    settings: Settings, arguments: list[str], complaint: str
+    run_command: RunCommand, arguments: list[str], complaint: str
 ) -> None:
-    result = run_command(settings, *arguments)
-    assert (result.returncode, result.stdout) == (1, "")
-    assert result.stderr.startswith(f"proxy manager: {complaint}")
-    assert len(result.stderr.splitlines()) == 1
+    status, out, err = run_command(*arguments)
+    assert (status, out) == (1, "")
+    assert err.startswith(f"proxy manager: {complaint}")
+    assert len(err.splitlines()) == 1
 
 
-def test_user_is_not_added_when_the_token_cannot_be_issued(settings: Settings) -> None:
-    assert run_command(settings, "add-user", "alice", "--ttl-seconds", "0").returncode == 1
-    assert run_command(settings, "add-user", "alice").returncode == 0
+def test_user_is_not_added_when_the_token_cannot_be_issued(run_command: RunCommand) -> None:
+    assert run_command("add-user", "alice", "--ttl-seconds", "0")[0] == 1
+    assert run_command("add-user", "alice")[0] == 0
+    assert run_command("add-user", "alice")[2] == "proxy manager: this exists already\n"
+
+
+def test_unusable_database_file_is_one_line(
+    run_command: RunCommand, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("DATABASE_URL", f"sqlite:///{tmp_path}")
+    status, _, err = run_command("add-rule", "x")
+    assert (status, len(err.splitlines())) == (1, 1)
+    assert err.startswith("proxy manager: the database cannot be used: ")
 
 
 # -- as a real server, through the helper -------------------------------------------------

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from dataclasses import field
+from pathlib import Path
 
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError
@@ -74,6 +75,8 @@ def _database_url(environ: Mapping[str, str]) -> str:
         raise SettingsError("DATABASE_URL must name an SQLite file, like sqlite:///manager.db")
     if parts.database == ":memory:":
         raise SettingsError("DATABASE_URL must name an SQLite file, not :memory:")
+    if not Path(parts.database).parent.is_dir():
+        raise SettingsError("DATABASE_URL names a file in a directory that does not exist")
     return url
 
 

@@ -39,7 +39,7 @@ from typing import TypeVar
 from urllib.parse import parse_qs
 
 ROOT = Path(__file__).resolve().parents[2]
-START_TIMEOUT = 20.0
+START_TIMEOUT = 60.0
 STOP_TIMEOUT = 10.0
 
 T = TypeVar("T")
