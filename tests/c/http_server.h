@@ -24,8 +24,18 @@
  *   /bad-etag      200 with an entity tag that is none
  *   /status/N      status N, no body
  *   /retry/V       503 with Retry-After: V ('_' stands for a blank)
- *   /last          200, and the next request on this connection finds it closed without a word */
+ *   /last          200, and the next request on this connection finds it closed without a word
+ *   /said/N        what said[N] says now, N one digit */
+#define HTTP_SERVER_SAID 4
+
+struct http_server_said {
+    atomic_int status;             /* 0 never answers */
+    _Atomic(const char *) body;    /* static storage, or what outlives the server; NULL is empty */
+    atomic_int asked;              /* how often */
+};
+
 struct http_server {
+    struct http_server_said said[HTTP_SERVER_SAID];
     int listener;
     int port;
     pthread_t acceptor;

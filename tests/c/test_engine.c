@@ -1,0 +1,356 @@
+#include "engine.h"
+
+#include <poll.h>
+
+#include "clock.h"
+#include "harness.h"
+#include "http_server.h"
+
+enum { PROXY, BLACKLIST, ACTIVITY };
+
+#define RULES "[{\"id\": 7, \"pattern\": \"^https?://([^/]*\\\\.)?blocked\\\\.test/\"}, {\"id\": 8, \"pattern\": \"(\"}]"
+#define PROXY_42 "{\"id\": 42, \"ip\": \"127.0.0.1\", \"port\": 3128, \"protocol\": \"http\", \"is_working\": true}"
+#define PROXY_43 "{\"id\": 43, \"ip\": \"127.0.0.2\", \"port\": 3128, \"protocol\": \"http\", \"is_working\": true}"
+/* {"sub": "me", "user_id": 7} */
+#define JWT "eyJhbGciOiJub25lIn0.eyJzdWIiOiAibWUiLCAidXNlcl9pZCI6IDd9.c2ln"
+
+struct rig {
+    struct http_server server;
+    struct engine *engine;
+    struct engine_config config;
+    char urls[3][64];
+    char message[ENGINE_MESSAGE_SIZE];
+    struct request *requests[4];   /* released at the end, whatever became of them */
+};
+
+static void
+rig_init(struct rig *rig)
+{
+    memset(rig, 0, sizeof *rig);
+    http_server_start(&rig->server);
+    for (int i = 0; i < 3; i++) {
+        snprintf(rig->urls[i], sizeof rig->urls[i], "http://127.0.0.1:%d/said/%d", rig->server.port, i);
+        atomic_store(&rig->server.said[i].status, 200);
+    }
+    atomic_store(&rig->server.said[PROXY].body, PROXY_42);
+    atomic_store(&rig->server.said[BLACKLIST].body, RULES);
+    rig->config = (struct engine_config){
+        .proxy_url = rig->urls[PROXY],
+        .blacklist_url = rig->urls[BLACKLIST],
+        .activity_url = rig->urls[ACTIVITY],
+        .system_token = "system",
+        .require_user_jwt = true,
+        .user_id_claim = "user_id,sub",
+        .refresh_ms = 60000,
+        .blacklist_max_bytes = 1 << 20,
+        .timeout_ms = 15000,
+        .connect_timeout_ms = 5000,
+        .queue_timeout_ms = 15000,
+        .max_concurrent = 2,
+        .proxy_retries = 2,
+        .spool = {.directory = "", .max_bytes = 1 << 20},
+    };
+}
+
+static void
+rig_fini(struct rig *rig)
+{
+    if (rig->engine != NULL) {
+        engine_stop(rig->engine, 0);
+        while (engine_take_decided(rig->engine) != NULL) {
+        }
+        for (size_t i = 0; i < COUNT_OF(rig->requests); i++) {
+            if (rig->requests[i] != NULL) {
+                engine_release(rig->engine, rig->requests[i]);
+            }
+        }
+        engine_destroy(rig->engine);
+    }
+    http_server_stop(&rig->server);
+}
+
+#define RIG(name)                             \
+    CLEANUP(rig_fini) struct rig name##_rig;  \
+    struct rig *name = &name##_rig;           \
+    rig_init(name)
+
+static enum err
+begin_engine(struct rig *rig)
+{
+    enum err err = engine_create(&rig->config, &rig->engine, rig->message);
+    return err ? err : engine_start(rig->engine);
+}
+
+/* What the loop does when the descriptor is readable. */
+static void
+turn(struct rig *rig)
+{
+    struct pollfd fd = {.fd = engine_fd(rig->engine), .events = POLLIN};
+    if (poll(&fd, 1, 10) > 0) {
+        engine_drain(rig->engine);
+    }
+    engine_expire(rig->engine);
+    while (engine_take_decided(rig->engine) != NULL) {
+    }
+    for (struct notice *notice; (notice = engine_take_notice(rig->engine)) != NULL;) {
+        engine_notice_destroy(notice);
+    }
+}
+
+static size_t
+rules_of(struct rig *rig)
+{
+    struct engine_gauges gauges;
+    turn(rig);
+    engine_gauges(rig->engine, &gauges);
+    return gauges.rules;
+}
+
+static bool
+is_decided(struct rig *rig, struct request *request)
+{
+    turn(rig);
+    return request_is_decided(request);
+}
+
+static struct slice
+slice_of(const char *text)
+{
+    return (struct slice){text, strlen(text)};
+}
+
+static enum err
+ask(struct rig *rig, size_t number, const char *host, const char *authorization)
+{
+    struct request_input input = {
+        .method = SLICE_LITERAL("GET"),
+        .target = {SLICE_LITERAL("http"), slice_of(host), 80, SLICE_LITERAL("/path?secret=1")},
+        .host_header = slice_of(host),
+        .authorization = slice_of(authorization),
+    };
+    return engine_begin(rig->engine, &input, NULL, &rig->requests[number]);
+}
+
+static void
+test_route_and_record(void)
+{
+    RIG(rig);
+    TRY(begin_engine(rig));
+    TRY(ask(rig, 0, "good.test", "Bearer " JWT));
+    struct request *request = rig->requests[0];
+    WAIT_UNTIL(is_decided(rig, request));
+    REQUIRE(request_upstream(request) != NULL);
+    CHECK_INT(request_upstream(request)->port, 3128);
+    CHECK(request_takes_authorization(request));
+    CHECK_STRING(request_loggable_url(request), "http://good.test/path?\xe2\x80\xa6");
+    TRY(engine_record(rig->engine, request, 200));
+    TRY(engine_record(rig->engine, request, 500));   /* the second one is none */
+    engine_finish(rig->engine, request);
+    engine_finish(rig->engine, request);
+    WAIT_UNTIL(engine_counter(rig->engine, STATS_records_delivered) == 1);
+    CHECK_INT(atomic_load(&rig->server.said[ACTIVITY].asked), 1);
+}
+
+/* Requests that come before the first list wait for it; the broken rule is left out. */
+static void
+test_blacklist(void)
+{
+    RIG(rig);
+    TRY(begin_engine(rig));
+    TRY(ask(rig, 0, "www.blocked.test", "Bearer " JWT));
+    WAIT_UNTIL(is_decided(rig, rig->requests[0]));
+    CHECK_INT(request_reason(rig->requests[0]), REASON_blacklisted);
+    CHECK_STRING(request_detail(rig->requests[0]), "rule 7");
+    CHECK_INT((long long)rules_of(rig), 1);
+    TRY(ask(rig, 1, "BLOCKED.test.", "Bearer " JWT));
+    CHECK(request_is_decided(rig->requests[1]));
+    CHECK_INT(request_reason(rig->requests[1]), REASON_blacklisted);
+    CHECK_INT(atomic_load(&rig->server.said[PROXY].asked), 0);
+}
+
+static void
+test_no_rules(void)
+{
+    RIG(rig);
+    atomic_store(&rig->server.said[BLACKLIST].body, "{}");
+    TRY(begin_engine(rig));
+    TRY(ask(rig, 0, "good.test", "Bearer " JWT));
+    WAIT_UNTIL(is_decided(rig, rig->requests[0]));
+    CHECK_INT(request_reason(rig->requests[0]), REASON_no_rules);
+}
+
+static void
+test_tokens(void)
+{
+    RIG(rig);
+    TRY(begin_engine(rig));
+    WAIT_UNTIL(rules_of(rig) == 1);
+    TRY(ask(rig, 0, "good.test", ""));
+    CHECK_INT(request_reason(rig->requests[0]), REASON_no_token);
+    TRY(ask(rig, 1, "good.test", "Bearer a b"));
+    CHECK_INT(request_reason(rig->requests[1]), REASON_bad_token);
+    TRY(ask(rig, 2, "good.test", "Basic dXNlcjpwYXNz"));   /* the target's business, so there is no token */
+    CHECK_INT(request_reason(rig->requests[2]), REASON_no_token);
+    CHECK(!request_takes_authorization(rig->requests[2]));
+}
+
+static void
+check_status(struct rig *rig, int status, const char *body, enum reason wanted)
+{
+    atomic_store(&rig->server.said[PROXY].status, status);
+    atomic_store(&rig->server.said[PROXY].body, body);
+    TRY(ask(rig, 0, "good.test", "Bearer " JWT));
+    WAIT_UNTIL(is_decided(rig, rig->requests[0]));
+    CHECK_INT(request_reason(rig->requests[0]), wanted);
+    CHECK(request_upstream(rig->requests[0]) == NULL);
+    engine_release(rig->engine, rig->requests[0]);
+    rig->requests[0] = NULL;
+}
+
+static void
+test_backend_answers(void)
+{
+    static const struct {
+        int status;
+        const char *body;
+        enum reason reason;
+    } cases[] = {
+        {401, "", REASON_token_refused},
+        {403, "", REASON_target_refused},
+        {404, "", REASON_no_proxy},
+        {500, "", REASON_backend_error},
+        {302, "", REASON_backend_error},
+        {200, "<html>", REASON_bad_answer},
+        {200, "{\"id\": 1, \"ip\": \"127.0.0.1\", \"port\": 0}", REASON_bad_answer},
+        {200, "{\"id\": 1, \"ip\": \"127.0.0.1\", \"port\": 1, \"is_working\": false}", REASON_proxy_not_working},
+    };
+    RIG(rig);
+    TRY(begin_engine(rig));
+    WAIT_UNTIL(rules_of(rig) == 1);
+    for (size_t i = 0; i < COUNT_OF(cases); i++) {
+        check_status(rig, cases[i].status, cases[i].body, cases[i].reason);
+    }
+}
+
+static void
+test_timeout(void)
+{
+    RIG(rig);
+    rig->config.timeout_ms = 300;
+    TRY(begin_engine(rig));
+    WAIT_UNTIL(rules_of(rig) == 1);
+    check_status(rig, 0, "", REASON_backend_timeout);
+}
+
+/* Two may run, two may wait in their order, the fifth is refused. */
+static void
+test_permits(void)
+{
+    RIG(rig);
+    rig->config.max_concurrent = 1;
+    TRY(begin_engine(rig));
+    WAIT_UNTIL(rules_of(rig) == 1);
+    TRY(ask(rig, 0, "good.test", "Bearer " JWT));
+    TRY(ask(rig, 1, "good.test", "Bearer " JWT));
+    TRY(ask(rig, 2, "good.test", "Bearer " JWT));
+    CHECK_INT(request_reason(rig->requests[2]), REASON_overloaded);
+    WAIT_UNTIL(is_decided(rig, rig->requests[0]));
+    CHECK(!request_is_decided(rig->requests[1]));
+    engine_finish(rig->engine, rig->requests[0]);
+    WAIT_UNTIL(is_decided(rig, rig->requests[1]));
+    CHECK(request_upstream(rig->requests[1]) != NULL);
+}
+
+static void
+test_retry(void)
+{
+    RIG(rig);
+    TRY(begin_engine(rig));
+    TRY(ask(rig, 0, "good.test", "Bearer " JWT));
+    struct request *request = rig->requests[0];
+    WAIT_UNTIL(is_decided(rig, request));
+    REQUIRE(request_upstream(request) != NULL);
+    atomic_store(&rig->server.said[PROXY].body, PROXY_43);
+    TRY(engine_retry(rig->engine, request));
+    WAIT_UNTIL(is_decided(rig, request));
+    REQUIRE(request_upstream(request) != NULL);
+    CHECK_STRING(request_upstream(request)->host, "127.0.0.2");
+    /* The same proxy once more is no other, and the tries are used up by then. */
+    TRY(engine_retry(rig->engine, request));
+    WAIT_UNTIL(is_decided(rig, request));
+    CHECK(request_upstream(request) == NULL);
+    CHECK_INT(atomic_load(&rig->server.said[PROXY].asked), 3);
+}
+
+static void
+test_judge(void)
+{
+    bool allowed;
+    RIG(rig);
+    TRY(begin_engine(rig));
+    TRY(ask(rig, 0, "good.test", "Bearer " JWT));
+    WAIT_UNTIL(is_decided(rig, rig->requests[0]));
+    struct url_parts same = {SLICE_LITERAL("http"), SLICE_LITERAL("good.test"), 80, SLICE_LITERAL("/path?secret=1")};
+    TRY(engine_judge(rig->engine, rig->requests[0], &same, &allowed));
+    CHECK(allowed);
+    struct url_parts other = same;
+    other.host = slice_of("blocked.test");
+    TRY(engine_judge(rig->engine, rig->requests[0], &other, &allowed));
+    CHECK(!allowed);
+    CHECK_INT(request_reason(rig->requests[0]), REASON_blacklisted);
+}
+
+/* Whoever waits when the engine stops gets an answer, and what was recorded is in the backend. */
+static void
+test_stop(void)
+{
+    RIG(rig);
+    TRY(begin_engine(rig));
+    WAIT_UNTIL(rules_of(rig) == 1);
+    atomic_store(&rig->server.said[PROXY].status, 0);
+    TRY(ask(rig, 0, "good.test", "Bearer " JWT));
+    WAIT_UNTIL(atomic_load(&rig->server.said[PROXY].asked) == 1);
+    TRY(ask(rig, 1, "blocked.test", "Bearer " JWT));
+    TRY(engine_record(rig->engine, rig->requests[1], 403));
+    engine_stop(rig->engine, 10000);
+    CHECK(engine_take_decided(rig->engine) == rig->requests[0]);
+    CHECK_INT(request_reason(rig->requests[0]), REASON_shutting_down);
+    CHECK_INT(atomic_load(&rig->server.said[ACTIVITY].asked), 1);
+    TRY(ask(rig, 2, "good.test", "Bearer " JWT));
+    CHECK_INT(request_reason(rig->requests[2]), REASON_shutting_down);
+}
+
+/* A backend that is away costs no record. */
+static void
+test_delivery_goes_on(void)
+{
+    RIG(rig);
+    atomic_store(&rig->server.said[ACTIVITY].status, 500);
+    TRY(begin_engine(rig));
+    WAIT_UNTIL(rules_of(rig) == 1);
+    TRY(ask(rig, 0, "blocked.test", "Bearer " JWT));
+    TRY(engine_record(rig->engine, rig->requests[0], 403));
+    WAIT_UNTIL(engine_counter(rig->engine, STATS_records_retried) >= 1);
+    CHECK_INT((long long)engine_counter(rig->engine, STATS_records_delivered), 0);
+    atomic_store(&rig->server.said[ACTIVITY].status, 201);
+    WAIT_UNTIL(engine_counter(rig->engine, STATS_records_delivered) == 1);
+}
+
+static void
+test_new_secrets(void)
+{
+    RIG(rig);
+    atomic_store(&rig->server.said[ACTIVITY].status, 401);
+    TRY(begin_engine(rig));
+    WAIT_UNTIL(rules_of(rig) == 1);
+    TRY(ask(rig, 0, "blocked.test", "Bearer " JWT));
+    TRY(engine_record(rig->engine, rig->requests[0], 403));
+    WAIT_UNTIL(atomic_load(&rig->server.said[ACTIVITY].asked) == 1);
+    atomic_store(&rig->server.said[ACTIVITY].status, 200);
+    TRY(engine_set_secrets(rig->engine, "fresh", NULL));
+    /* At once, not after the pause. */
+    WAIT_UNTIL(engine_counter(rig->engine, STATS_records_delivered) == 1);
+}
+
+TESTS(TEST(route_and_record), TEST(blacklist), TEST(no_rules), TEST(tokens), TEST(backend_answers), TEST(timeout),
+      TEST(permits), TEST(retry), TEST(judge), TEST(stop), TEST(delivery_goes_on), TEST(new_secrets))
