@@ -6,6 +6,11 @@
 
 #include "harness.h"
 
+/* See test_mailbox_pipe.c. */
+#ifndef MORE_TESTS
+#define MORE_TESTS
+#endif
+
 #define PRODUCERS 4
 #define MAILS_EACH 5000
 
@@ -277,52 +282,6 @@ test_many_producers_lose_nothing(void)
     CHECK(harness_seconds() - begun < WAIT_SECONDS);
 }
 
-static bool
-is_empty_or_closed(struct mailbox *box)
-{
-    lock_take(&box->lock);
-    bool answer = list_is_empty(&box->mails) || box->closed;
-    lock_drop(&box->lock);
-    return answer;
-}
-
-/* Posts in the very moment in which the consumer has emptied the box, and so often falls between
- * its two steps. */
-static void *
-produce_into_the_empty_box(void *context)
-{
-    struct producer *producer = context;
-    for (int i = 0; i < MAILS_EACH; i++) {
-        struct letter *letter = &producer->letters[i];
-        *letter = (struct letter){.producer = producer->id, .number = i};
-        while (!is_empty_or_closed(producer->box)) {
-        }
-        producer->refused += !mailbox_post(producer->box, &letter->mail);
-    }
-    return NULL;
-}
-
-static void
-test_wakeup_between_taking_and_clearing_stays(void)
-{
-    static struct producer producer;
-    CLEANUP(empty_and_fini) struct mailbox box;
-    int next[PRODUCERS] = {0}, received = 0;
-    init_with_descriptor(&box);
-    producer = (struct producer){.box = &box};
-    REQUIRE(pthread_create(&producer.thread, NULL, produce_into_the_empty_box, &producer) == 0);
-    double begun = harness_seconds();
-    while (received < MAILS_EACH && harness_seconds() - begun < WAIT_SECONDS) {
-        mailbox_wait(&box, (int)(WAIT_SECONDS * 1000));
-        received += take(&box, next);
-    }
-    mailbox_close(&box);   /* so that a failure ends the producer, too */
-    pthread_join(producer.thread, NULL);
-    CHECK_INT(received, MAILS_EACH);
-    CHECK_INT(producer.refused, 0);
-    CHECK(harness_seconds() - begun < WAIT_SECONDS);
-}
-
 static void
 test_close_while_producers_post(void)
 {
@@ -346,5 +305,4 @@ test_close_while_producers_post(void)
 TESTS(TEST(first_in_first_out), TEST(one_wake_a_burst), TEST(closed_box_takes_nothing),
       TEST(descriptor_is_readable_while_mails_wait), TEST(wait_ends_in_time),
       TEST(signals_do_not_end_a_wait), TEST(no_descriptor_left),
-      TEST(many_producers_lose_nothing),
-      TEST(wakeup_between_taking_and_clearing_stays), TEST(close_while_producers_post))
+      TEST(many_producers_lose_nothing), TEST(close_while_producers_post) MORE_TESTS)
