@@ -147,12 +147,12 @@ CONTRACT: tuple[Reliance, ...] = (
     Reliance(
         "mitmproxy.proxy.mode_servers:ServerInstance.handle_stream",
         source="self.manager.register_connection(handler.layer.context.client.id, handler)",
-        since=(11,),
+        since=(10, 2),
     ),
     Reliance(
         "mitmproxy.proxy.mode_servers:ServerInstance.handle_tcp_connection",
         source="self.manager.register_connection(handler.layer.context.client.id, handler)",
-        until=(11,),
+        until=(10, 2),
     ),
     # layers.py: streams and connections
     Reliance("mitmproxy.proxy.layer:Layer.handle_event", "(self, event)"),

@@ -331,15 +331,15 @@ class ForwarderStream(HttpStream):
 
     def _answer(self) -> layer.CommandGenerator[None]:
         """Send flow.response, which never had an upstream; the client may still be uploading."""
-        response, client = self.flow.response, self.context.client
-        assert response is not None
         self.answered = True
-        if self.uploading and self._closes_after_answer():
-            response.headers["connection"] = "close"
         yield HttpResponseHook(self.flow)
         if (yield from self.check_killed(False)):
             yield DropStream(self.stream_id)
             return
+        response, client = self.flow.response, self.context.client
+        assert response is not None  # a hook may have put another one there
+        if self.uploading and self._closes_after_answer():
+            response.headers["connection"] = "close"
         content = response.raw_content
         yield SendHttp(ResponseHeaders(self.stream_id, response, not content), client)
         if content:

@@ -292,6 +292,7 @@ class Engine:
         self.reasons: list[str] = []
         self.verdict: Any = True
         self.on_requestheaders: Any = None
+        self.on_response: Any = None
         self.ended: list[tuple[str, http.HTTPFlow]] = []
         self.failing_retry = False
 
@@ -341,6 +342,8 @@ class Engine:
 
     def response(self, flow: http.HTTPFlow) -> None:
         self.ended.append(("response", flow))
+        if self.on_response:
+            self.on_response(flow)
 
     def error(self, flow: http.HTTPFlow) -> None:
         self.ended.append(("error", flow))

@@ -326,6 +326,31 @@ async def test_head_gets_no_body(rig: Rig) -> None:
     await client.close()
 
 
+async def test_an_answer_that_a_hook_replaces(rig: Rig) -> None:
+    """The record could not be written, so the client must not get what was not recorded."""
+
+    def replace(flow: Any) -> None:
+        flow.response = make_response("not_recorded", "id")
+
+    rig.engine.on_response = replace
+    rig.engine.routes = [rig.dead()]
+    client = await rig.client()
+    answer = await client.get(rig.url())
+    assert (answer[0].status, reason(answer)) == (503, "not_recorded")
+    await client.close()
+
+
+async def test_a_late_kill(rig: Rig) -> None:
+    """Killed in the response hook of our own answer: the client gets nothing, once."""
+    rig.engine.on_response = lambda flow: flow.kill()
+    rig.engine.routes = [rig.dead()]
+    client = await rig.client()
+    client.request(rig.url())
+    assert await client.rest() == b""
+    assert [kind for kind, _ in rig.engine.ended] == ["response"]
+    await client.close()
+
+
 # ---- failover
 
 
