@@ -34,7 +34,8 @@ static const char *const STATEMENTS[STATEMENT_COUNT] = {
     [STATEMENT_COMMIT] = "COMMIT",
     [STATEMENT_ROLLBACK] = "ROLLBACK",
     /* Not INSERT OR IGNORE: that would also swallow a record that breaks another constraint. */
-    [STATEMENT_INSERT] = "INSERT INTO records (key, body) VALUES (?1, ?2) ON CONFLICT (key) DO NOTHING",
+    [STATEMENT_INSERT] =
+        "INSERT INTO records (key, body) VALUES (?1, ?2) ON CONFLICT (key) DO NOTHING",
     [STATEMENT_READ] = "SELECT row, key, body FROM records WHERE row > ?1 ORDER BY row LIMIT ?2",
     [STATEMENT_DELETE] = "DELETE FROM records WHERE row = ?1",
     [STATEMENT_BURY] = "INSERT INTO dead (row, key, body, status, answer, buried_at)"
@@ -46,24 +47,27 @@ static const char *const STATEMENTS[STATEMENT_COUNT] = {
 static const char SET_UP[] =
     "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA journal_size_limit = 8388608";
 
-/* AUTOINCREMENT: a row number is never used again, so a reader can go on after the last one it got. */
-#define SCHEMA \
-    "BEGIN IMMEDIATE;" \
-    "CREATE TABLE records (row INTEGER PRIMARY KEY AUTOINCREMENT, key TEXT NOT NULL UNIQUE, body BLOB NOT NULL);" \
-    "CREATE TABLE dead (row INTEGER PRIMARY KEY, key TEXT NOT NULL, body BLOB NOT NULL, status INTEGER NOT NULL," \
-    " answer TEXT NOT NULL, buried_at REAL NOT NULL);" \
-    "INSERT INTO sqlite_sequence (name, seq) VALUES ('records', %lld);" \
-    "PRAGMA user_version = %d;" \
+/* AUTOINCREMENT: a row number is never used again, so a reader can go on after the last one it got.
+ */
+#define SCHEMA                                                                                     \
+    "BEGIN IMMEDIATE;"                                                                             \
+    "CREATE TABLE records (row INTEGER PRIMARY KEY AUTOINCREMENT, key TEXT NOT NULL UNIQUE, body " \
+    "BLOB NOT NULL);"                                                                              \
+    "CREATE TABLE dead (row INTEGER PRIMARY KEY, key TEXT NOT NULL, body BLOB NOT NULL, status "   \
+    "INTEGER NOT NULL,"                                                                            \
+    " answer TEXT NOT NULL, buried_at REAL NOT NULL);"                                             \
+    "INSERT INTO sqlite_sequence (name, seq) VALUES ('records', %lld);"                            \
+    "PRAGMA user_version = %d;"                                                                    \
     "COMMIT"
 
 struct database {
-    sqlite3 *handle;      /* NULL while it could not be opened again */
+    sqlite3 *handle; /* NULL while it could not be opened again */
     sqlite3_stmt *statements[STATEMENT_COUNT];
-    char *path;           /* NULL in memory */
-    bool corrupt;         /* to be moved aside before anything else */
-    int64_t last_row;     /* the highest row number ever used */
+    char *path;       /* NULL in memory */
+    bool corrupt;     /* to be moved aside before anything else */
+    int64_t last_row; /* the highest row number ever used */
     int64_t records, bytes;
-    int64_t added;        /* by the open transaction */
+    int64_t added; /* by the open transaction */
     char message[DATABASE_MESSAGE_SIZE];
 };
 
@@ -140,7 +144,9 @@ query_number_once(struct database *database, const char *sql, int64_t *out)
 static enum err
 exec(struct database *database, const char *sql, const char *what)
 {
-    return sqlite3_exec(database->handle, sql, NULL, NULL, NULL) == SQLITE_OK ? ERR_OK : failed(database, what);
+    return sqlite3_exec(database->handle, sql, NULL, NULL, NULL) == SQLITE_OK
+               ? ERR_OK
+               : failed(database, what);
 }
 
 /* ---- opening ---- */
@@ -168,8 +174,11 @@ prepare_schema(struct database *database)
         return ERR_OK;
     }
     if (version != 0) {
-        say(database, "the activity database has schema version %lld and this program knows %d: start the program that"
-            " wrote it, or name another ACTIVITY_SPOOL_DIR", (long long)version, SCHEMA_VERSION);
+        say(database,
+            "the activity database has schema version %lld and this program knows %d: start the "
+            "program that"
+            " wrote it, or name another ACTIVITY_SPOOL_DIR",
+            (long long)version, SCHEMA_VERSION);
         return ERR_INVALID;
     }
     char sql[sizeof SCHEMA + 40];
@@ -195,7 +204,8 @@ read_state(struct database *database)
     int64_t records = 0, last_row = 0, bytes = 0;
     enum err err = query_number_once(database, "SELECT count(*) FROM records", &records);
     if (err ||
-        (err = query_number_once(database, "SELECT seq FROM sqlite_sequence WHERE name = 'records'", &last_row)) ||
+        (err = query_number_once(database, "SELECT seq FROM sqlite_sequence WHERE name = 'records'",
+                                 &last_row)) ||
         (err = query_number(database, database->statements[STATEMENT_BYTES], &bytes))) {
         return err;
     }
@@ -227,7 +237,8 @@ open_handle(struct database *database)
         return err;
     }
     if (sqlite3_open_v2(database->path != NULL ? database->path : ":memory:", &database->handle,
-                        SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE | SQLITE_OPEN_NOMUTEX, NULL) != SQLITE_OK) {
+                        SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE | SQLITE_OPEN_NOMUTEX,
+                        NULL) != SQLITE_OK) {
         err = failed(database, "open");
     }
     if (!err) {
@@ -272,7 +283,8 @@ move_aside(struct database *database)
             return failed_io(database, err, "move aside");
         }
     }
-    say(database, "the activity database was corrupt; it is kept as %s.corrupt-%lld and a new one is in use",
+    say(database,
+        "the activity database was corrupt; it is kept as %s.corrupt-%lld and a new one is in use",
         database->path != NULL ? database->path : "memory", now);
     return ERR_OK;
 }
@@ -307,7 +319,8 @@ get_ready(struct database *database)
     return open_or_replace(database);
 }
 
-/* At the end of every call.  The message then says what happened to the file, which is more than SQLite's words. */
+/* At the end of every call.  The message then says what happened to the file, which is more than
+ * SQLite's words. */
 static enum err
 replace_if_corrupt(struct database *database, enum err err)
 {
@@ -323,7 +336,8 @@ database_create(const char *path, struct database **out, char message[DATABASE_M
 {
     enum err err = ERR_MEMORY;
     struct database *database = mem_zalloc(sizeof *database);
-    snprintf(message, DATABASE_MESSAGE_SIZE, "cannot open the activity database: %s", err_text(err));
+    snprintf(message, DATABASE_MESSAGE_SIZE, "cannot open the activity database: %s",
+             err_text(err));
     if (database == NULL) {
         return err;
     }
@@ -412,7 +426,8 @@ database_delete(struct database *database, int64_t row)
 }
 
 enum err
-database_bury(struct database *database, int64_t row, int status, struct slice answer, double buried_at)
+database_bury(struct database *database, int64_t row, int status, struct slice answer,
+              double buried_at)
 {
     sqlite3_stmt *statement = database->statements[STATEMENT_BURY];
     sqlite3_bind_int64(statement, 1, row);
@@ -436,7 +451,8 @@ column(sqlite3_stmt *statement, int index)
 }
 
 enum err
-database_read(struct database *database, int64_t after_row, size_t max, database_row_fn *row_fn, void *context)
+database_read(struct database *database, int64_t after_row, size_t max, database_row_fn *row_fn,
+              void *context)
 {
     enum err err = get_ready(database);
     if (err) {
@@ -448,7 +464,8 @@ database_read(struct database *database, int64_t after_row, size_t max, database
     int rc;
     while (!err && (rc = sqlite3_step(statement)) != SQLITE_DONE) {
         if (rc == SQLITE_ROW) {
-            err = row_fn(context, sqlite3_column_int64(statement, 0), column(statement, 1), column(statement, 2));
+            err = row_fn(context, sqlite3_column_int64(statement, 0), column(statement, 1),
+                         column(statement, 2));
         }
         else {
             err = failed(database, "read");

@@ -1,6 +1,8 @@
-/* The table of activity records that wait for delivery, and of those that the backend refused, in one SQLite file.
+/* The table of activity records that wait for delivery, and of those that the backend refused, in
+ * one SQLite file.
  *
- * The database owns its connection.  A file that SQLite finds corrupt is moved aside and a fresh one takes its place.
+ * The database owns its connection.  A file that SQLite finds corrupt is moved aside and a fresh
+ * one takes its place.
  *
  * One thread at a time.  Calls may wait for the disk. */
 #ifndef FORWARDER_DATABASE_H
@@ -12,16 +14,19 @@
 
 struct database;
 
-/* Opens the file, makes it where there is none; NULL: in memory.  On failure `message` says why; on success it is "" or
- * says that a corrupt file was moved aside, and where to. */
-enum err database_create(const char *path, struct database **out, char message[DATABASE_MESSAGE_SIZE]) MUST_CHECK;
+/* Opens the file, makes it where there is none; NULL: in memory.  On failure `message` says why; on
+ * success it is "" or says that a corrupt file was moved aside, and where to. */
+enum err database_create(const char *path, struct database **out,
+                         char message[DATABASE_MESSAGE_SIZE]) MUST_CHECK;
 void database_destroy(struct database *database);
 
-/* Of the last call that failed, or that moved a corrupt file aside; borrowed until the next call, "" otherwise. */
+/* Of the last call that failed, or that moved a corrupt file aside; borrowed until the next call,
+ * "" otherwise. */
 const char *database_message(const struct database *database);
 
-/* A transaction: begin, any number of inserts, deletes and buries, end.  database_end commits when `err`, the outcome of
- * what was in between, is ERR_OK, and rolls back otherwise; it returns the first failure. */
+/* A transaction: begin, any number of inserts, deletes and buries, end.  database_end commits when
+ * `err`, the outcome of what was in between, is ERR_OK, and rolls back otherwise; it returns the
+ * first failure. */
 enum err database_begin(struct database *database) MUST_CHECK;
 enum err database_end(struct database *database, enum err err) MUST_CHECK;
 /* A key that is there already is fine. */
@@ -32,12 +37,13 @@ enum err database_delete(struct database *database, int64_t row) MUST_CHECK;
 enum err database_bury(struct database *database, int64_t row, int status, struct slice answer,
                        double buried_at) MUST_CHECK;
 
-/* Gets one row; the slices are borrowed for the call.  What it returns other than ERR_OK ends the reading. */
+/* Gets one row; the slices are borrowed for the call.  What it returns other than ERR_OK ends the
+ * reading. */
 typedef enum err database_row_fn(void *context, int64_t row, struct slice key, struct slice body);
-/* Rows after `after_row`, ascending.  A row number is never used twice in the life of a struct database, nor of its
- * file. */
-enum err database_read(struct database *database, int64_t after_row, size_t max, database_row_fn *row_fn,
-                       void *context) MUST_CHECK;
+/* Rows after `after_row`, ascending.  A row number is never used twice in the life of a struct
+ * database, nor of its file. */
+enum err database_read(struct database *database, int64_t after_row, size_t max,
+                       database_row_fn *row_fn, void *context) MUST_CHECK;
 
 /* As of the last transaction: records that wait, and bytes in use for everything. */
 int64_t database_records(const struct database *database);

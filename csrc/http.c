@@ -1,8 +1,10 @@
-/* A call is in one of four places: `waiting` for a connection in our own queue, `running` in libcurl, `ended` until
- * http_run tells its owner, or nowhere.  Easy handles outlive calls: they are reset the moment a call leaves them, so
- * that nothing of one call, least of all its token, is there for the next.
+/* A call is in one of four places: `waiting` for a connection in our own queue, `running` in
+ * libcurl, `ended` until http_run tells its owner, or nowhere.  Easy handles outlive calls: they
+ * are reset the moment a call leaves them, so that nothing of one call, least of all its token, is
+ * there for the next.
  *
- * Our queue is in front of libcurl's because time spent in libcurl's would be spent in the wrong order. */
+ * Our queue is in front of libcurl's because time spent in libcurl's would be spent in the wrong
+ * order. */
 #include "http.h"
 
 #include <limits.h>
@@ -24,7 +26,8 @@
 #error "libcurl 7.85.0 or newer is needed"
 #endif
 
-/* libcurl compares whole seconds with ">": 3 drops what has been idle for 4 s, and uvicorn closes at 5 s. */
+/* libcurl compares whole seconds with ">": 3 drops what has been idle for 4 s, and uvicorn closes
+ * at 5 s. */
 #define IDLE_MAX_S 3L
 /* TLS is verified anew at least this often (a revoked or renewed certificate). */
 #define LIFETIME_MAX_S 600L
@@ -33,25 +36,25 @@
 
 struct http_client {
     CURLM *multi;
-    struct list waiting;   /* oldest first */
+    struct list waiting; /* oldest first */
     struct list running;
     struct list ended;
-    struct list idle;      /* transfers without a call, kept for their easy handle */
+    struct list idle; /* transfers without a call, kept for their easy handle */
     int running_count, idle_count;
     int max_connections;
     long connect_timeout_ms;
     bool closing;
     struct trust trust;
-    char *client_cert, *client_key;   /* NULL where not used */
+    char *client_cert, *client_key; /* NULL where not used */
 };
 
 /* What a call has while it is ours; call->handle points to it. */
 struct transfer {
-    struct link link;      /* in one list of the client */
+    struct link link; /* in one list of the client */
     CURL *easy;
     struct http_call *call;
     int64_t deadline_ms;
-    bool too_large, out_of_memory;    /* why the body was refused */
+    bool too_large, out_of_memory; /* why the body was refused */
     bool running;
     char error[CURL_ERROR_SIZE];
 };
@@ -71,7 +74,8 @@ http_global_init(void)
              info->ssl_version != NULL ? info->ssl_version : "without TLS");
     /* Without an asynchronous resolver a slow name server would stop the reactor. */
     int needed = CURL_VERSION_SSL | CURL_VERSION_ASYNCHDNS;
-    return info->version_num >= LIBCURL_FLOOR && (info->features & needed) == needed ? ERR_OK : ERR_LIBRARY;
+    return info->version_num >= LIBCURL_FLOOR && (info->features & needed) == needed ? ERR_OK
+                                                                                     : ERR_LIBRARY;
 }
 
 const char *
@@ -164,11 +168,11 @@ on_body(char *data, size_t size, size_t count, void *context)
 }
 
 /* Stops at the first option that libcurl refuses: each is there for a reason. */
-#define SET(option, value) \
-    do { \
-        if (!rc) { \
-            rc = curl_easy_setopt(easy, option, value); \
-        } \
+#define SET(option, value)                                                                         \
+    do {                                                                                           \
+        if (!rc) {                                                                                 \
+            rc = curl_easy_setopt(easy, option, value);                                            \
+        }                                                                                          \
     } while (0)
 
 /* Where the request may go, and nowhere else. */
@@ -176,7 +180,8 @@ static CURLcode
 set_route(CURL *easy)
 {
     CURLcode rc = CURLE_OK;
-    /* With these unset, http_proxy in the environment gets the token and no_proxy decides who does not. */
+    /* With these unset, http_proxy in the environment gets the token and no_proxy decides who does
+     * not. */
     SET(CURLOPT_PROXY, "");
     SET(CURLOPT_NOPROXY, "");
     SET(CURLOPT_PROTOCOLS_STR, "http,https");
@@ -189,7 +194,8 @@ set_route(CURL *easy)
     SET(CURLOPT_HTTP_CONTENT_DECODING, 0L);
     SET(CURLOPT_NOSIGNAL, 1L);
 #if LIBCURL_VERSION_NUM >= 0x075700
-    /* Or a call that timed out in the resolver would wait for the resolver's thread: with it, for all other calls. */
+    /* Or a call that timed out in the resolver would wait for the resolver's thread: with it, for
+     * all other calls. */
     SET(CURLOPT_QUICK_EXIT, 1L);
 #endif
     return rc;
@@ -206,7 +212,8 @@ set_connection(CURL *easy, const struct http_client *client)
     SET(CURLOPT_SSL_VERIFYPEER, 1L);
     SET(CURLOPT_SSL_VERIFYHOST, 2L);
     SET(CURLOPT_SSLVERSION, (long)CURL_SSLVERSION_TLSv1_2);
-    /* Both, always: NULL switches the compiled-in default off, which would be trusted beside what was chosen. */
+    /* Both, always: NULL switches the compiled-in default off, which would be trusted beside what
+     * was chosen. */
     SET(CURLOPT_CAINFO, client->trust.file);
     SET(CURLOPT_CAPATH, client->trust.directory);
     SET(CURLOPT_SSLCERT, client->client_cert);
@@ -296,7 +303,8 @@ transfer_put(struct http_client *client, struct transfer *transfer)
 /* ---- how a call ends ---- */
 
 static void
-end_with_failure(struct http_client *client, struct transfer *transfer, enum http_failure failure, const char *text)
+end_with_failure(struct http_client *client, struct transfer *transfer, enum http_failure failure,
+                 const char *text)
 {
     struct http_call *call = transfer->call;
     call->failure = failure;
@@ -313,7 +321,8 @@ static const char *
 get_header(CURL *easy, const char *name)
 {
     struct curl_header *header;
-    return curl_easy_header(easy, name, 0, CURLH_HEADER, -1, &header) == CURLHE_OK ? header->value : NULL;
+    return curl_easy_header(easy, name, 0, CURLH_HEADER, -1, &header) == CURLHE_OK ? header->value
+                                                                                   : NULL;
 }
 
 /* Seconds or an HTTP date; -1 for what is neither. */
@@ -326,7 +335,7 @@ parse_retry_after(const char *text)
         seconds = digits > 9 ? RETRY_AFTER_MAX_S : (double)atol(text);
     }
     else {
-        /* curl_getdate takes much more than dates; every HTTP date begins with the name of a day. */
+        /* curl_getdate takes much more; an HTTP date begins with the name of a day. */
         time_t when = strchr("MTWFS", text[0]) != NULL ? curl_getdate(text, NULL) : (time_t)-1;
         if (when == (time_t)-1) {
             return -1;
@@ -368,7 +377,8 @@ classify(const struct transfer *transfer, CURLcode rc)
     case CURLE_OPERATION_TIMEDOUT:
         /* The connect timeout is no deadline of the call's. */
         curl_easy_getinfo(transfer->easy, CURLINFO_PRETRANSFER_TIME_T, &sending_us);
-        return sending_us == 0 && clock_now_ms() < transfer->deadline_ms ? HTTP_FAILURE_CONNECT : HTTP_FAILURE_TIMEOUT;
+        return sending_us == 0 && clock_now_ms() < transfer->deadline_ms ? HTTP_FAILURE_CONNECT
+                                                                         : HTTP_FAILURE_TIMEOUT;
     case CURLE_FILESIZE_EXCEEDED:
         return HTTP_FAILURE_TOO_LARGE;
     case CURLE_WRITE_ERROR:
@@ -472,7 +482,8 @@ serve_waiting(struct http_client *client)
         struct transfer *transfer = LIST_ENTRY(link, struct transfer, link);
         int64_t left_ms = transfer->deadline_ms - now_ms;
         if (left_ms <= 0) {
-            end_with_failure(client, transfer, HTTP_FAILURE_TIMEOUT, "no free connection to the backend in time");
+            end_with_failure(client, transfer, HTTP_FAILURE_TIMEOUT,
+                             "no free connection to the backend in time");
         }
         else if (client->running_count < client->max_connections) {
             start_running(client, transfer, left_ms);
@@ -501,7 +512,8 @@ tell_owners(struct http_client *client)
 {
     struct list told;
     list_init(&told);
-    /* Those that end while the owners are told wait for the next round: no owner can keep this one going for ever. */
+    /* Those that end while the owners are told wait for the next round: no owner can keep this one
+     * going for ever. */
     for (struct link *link; (link = list_take_front(&client->ended)) != NULL;) {
         list_push_back(&told, link);
     }
@@ -667,7 +679,8 @@ http_client_create(const struct http_tls *tls, int max_connections, int connect_
     list_init(&client->idle);
     client->max_connections = max_connections;
     client->connect_timeout_ms = connect_timeout_ms;
-    enum err err = trust_init(&client->trust, tls->ca_bundle, curl_version_info(CURLVERSION_NOW)->cainfo);
+    enum err err =
+        trust_init(&client->trust, tls->ca_bundle, curl_version_info(CURLVERSION_NOW)->cainfo);
     if (err || (err = copy_path(tls->client_cert, &client->client_cert)) ||
         (err = copy_path(tls->client_key, &client->client_key))) {
         goto fail;
@@ -696,7 +709,8 @@ static enum err
 append_escaped(struct buf *out, unsigned char c)
 {
     static const char hex[] = "0123456789ABCDEF";
-    static const char unreserved[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~";
+    static const char unreserved[] =
+        "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~";
     if (c != '\0' && strchr(unreserved, c) != NULL) {
         return buf_append_char(out, (char)c);
     }

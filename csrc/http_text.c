@@ -24,7 +24,8 @@ http_text_is_value(const char *text)
             return false;
         }
     }
-    /* Blanks at the ends belong to the line, not to the value; an empty header libcurl leaves out. */
+    /* Blanks at the ends belong to the line, not to the value; an empty header libcurl leaves out.
+     */
     return len > 0 && !is_blank(text[0]) && !is_blank(text[len - 1]);
 }
 
@@ -50,7 +51,7 @@ http_text_is_etag(const char *text)
         return false;
     }
     for (c++; *c != '"'; c++) {
-        if (is_control(*c) || *c == ' ') {   /* the NUL at the end is a control byte as well */
+        if (is_control(*c) || *c == ' ') { /* the NUL at the end is a control byte as well */
             return false;
         }
     }

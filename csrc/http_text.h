@@ -1,4 +1,5 @@
-/* What may stand in a request to the backend, and what may be taken from a header of its answer: text in, verdict out.
+/* What may stand in a request to the backend, and what may be taken from a header of its answer:
+ * text in, verdict out.
  *
  * Owns nothing.  Private to http.c.
  *
@@ -8,7 +9,8 @@
 
 #include "base.h"
 
-/* A non-empty field value (RFC 9110, 5.5): no control byte that could end the line and begin another. */
+/* A non-empty field value (RFC 9110, 5.5): no control byte that could end the line and begin
+ * another. */
 bool http_text_is_value(const char *text);
 /* http:// or https://, and nothing but visible ASCII. */
 bool http_text_is_url(const char *text);

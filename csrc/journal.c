@@ -53,14 +53,15 @@ get_u32(const char *at)
     return value;
 }
 
-/* CRC-32 as in zip and Ethernet, by half bytes: a table of 16 needs no set-up and is fast enough for a few hundred
- * bytes a request. */
+/* CRC-32 as in zip and Ethernet, by half bytes: a table of 16 needs no set-up and is fast enough
+ * for a few hundred bytes a request. */
 static uint32_t
 crc32_update(uint32_t crc, const char *data, size_t len)
 {
     static const uint32_t table[16] = {
-        0x00000000, 0x1db71064, 0x3b6e20c8, 0x26d930ac, 0x76dc4190, 0x6b6b51f4, 0x4db26158, 0x5005713c,
-        0xedb88320, 0xf00f9344, 0xd6d6a3e8, 0xcb61b38c, 0x9b64c2b0, 0x86d3d2d4, 0xa00ae278, 0xbdbdf21c,
+        0x00000000, 0x1db71064, 0x3b6e20c8, 0x26d930ac, 0x76dc4190, 0x6b6b51f4,
+        0x4db26158, 0x5005713c, 0xedb88320, 0xf00f9344, 0xd6d6a3e8, 0xcb61b38c,
+        0x9b64c2b0, 0x86d3d2d4, 0xa00ae278, 0xbdbdf21c,
     };
     crc = ~crc;
     for (size_t i = 0; i < len; i++) {
@@ -217,7 +218,8 @@ journal_list(const char *directory, uint32_t **numbers, size_t *count)
             err = errno != 0 ? ERR_IO : ERR_OK;
             break;
         }
-        if (parse_segment_name(entry->d_name, &number) && (err = buf_append(&found, &number, sizeof number))) {
+        if (parse_segment_name(entry->d_name, &number) &&
+            (err = buf_append(&found, &number, sizeof number))) {
             break;
         }
     }
@@ -426,7 +428,8 @@ pass_over(struct journal_reader *reader, size_t size)
     const char *at = reader->data + reader->at;
     size_t left = reader->len - reader->at;
     if (reader->gap == 0) {
-        bool cut_header = left < HEADER_SIZE && memcmp(at, MAGIC, left < sizeof MAGIC ? left : sizeof MAGIC) == 0;
+        bool cut_header =
+            left < HEADER_SIZE && memcmp(at, MAGIC, left < sizeof MAGIC ? left : sizeof MAGIC) == 0;
         reader->gap_is_torn = cut_header || left < size;
     }
     const char *next = memchr(at + 1, MAGIC[0], left - 1);
@@ -464,7 +467,8 @@ journal_read(struct journal_reader *reader, struct journal_record *out)
             return err;
         }
         const char *at = reader->data + reader->at;
-        if (size > 0 && reader->len - reader->at >= size && get_u32(at + CRC_AT) == record_crc(at, size)) {
+        if (size > 0 && reader->len - reader->at >= size &&
+            get_u32(at + CRC_AT) == record_crc(at, size)) {
             end_gap(reader, false);
             out->key = at + KEY_AT;
             out->body = (struct slice){at + JOURNAL_OVERHEAD, size - JOURNAL_OVERHEAD};

@@ -1,5 +1,6 @@
-/* Three stations of a record: the journal's current segment (appended by any thread), a segment that is being moved, and
- * the database.  It is in at least one of them until spool_delete or spool_bury; where it is in two, the key tells. */
+/* Three stations of a record: the journal's current segment (appended by any thread), a segment
+ * that is being moved, and the database.  It is in at least one of them until spool_delete or
+ * spool_bury; where it is in two, the key tells. */
 #include "spool.h"
 
 #include <errno.h>
@@ -18,7 +19,8 @@
 #define SLOTS_MAX 1024
 #define BATCH_MAX 500
 #define PATH_SIZE_MAX 4096
-/* Healthy again only when this much is free, so that one record more does not make it full at once. */
+/* Healthy again only when this much is free, so that one record more does not make it full at once.
+ */
 #define ROOM_MIN 4096
 /* Of the backend's answer to a refused record. */
 #define ANSWER_KEPT 1000
@@ -29,14 +31,14 @@ struct spool {
     int64_t max_bytes;
     struct journal journal;
     /* any thread */
-    _Atomic int64_t journal_bytes, journal_records;      /* appended, not yet in the database */
-    _Atomic int64_t database_bytes, database_records;    /* as the spool thread last saw them */
-    atomic_bool refused;            /* an append failed, and no room was seen since */
+    _Atomic int64_t journal_bytes, journal_records;   /* appended, not yet in the database */
+    _Atomic int64_t database_bytes, database_records; /* as the spool thread last saw them */
+    atomic_bool refused; /* an append failed, and no room was seen since */
 
     /* the spool thread's */
-    struct journal_segment old;     /* being moved; fd is -1 when there is none */
+    struct journal_segment old; /* being moved; fd is -1 when there is none */
     struct database *database;
-    char *slot;                     /* directory; NULL in memory */
+    char *slot; /* directory; NULL in memory */
     int lock_fd;
     char message[SPOOL_MESSAGE_SIZE];
 };
@@ -135,7 +137,8 @@ spool_append(struct spool *spool, const char key[SPOOL_KEY_LEN], struct slice bo
     atomic_fetch_add(&spool->journal_bytes, size);
     atomic_fetch_add(&spool->journal_records, 1);
     enum err err = ERR_LIMIT;
-    if (bytes_used(spool) <= spool->max_bytes && !(err = journal_append(&spool->journal, key, body))) {
+    if (bytes_used(spool) <= spool->max_bytes &&
+        !(err = journal_append(&spool->journal, key, body))) {
         return ERR_OK;
     }
     atomic_fetch_sub(&spool->journal_records, 1);
@@ -161,7 +164,8 @@ move_batch(struct spool *spool, struct journal_reader *reader, size_t *count)
     }
     enum err read_err = ERR_OK;
     while (done < BATCH_MAX && !err && !(read_err = journal_read(reader, &record))) {
-        err = database_insert(spool->database, (struct slice){record.key, JOURNAL_KEY_LEN}, record.body);
+        err = database_insert(spool->database, (struct slice){record.key, JOURNAL_KEY_LEN},
+                              record.body);
         done++;
     }
     if (!err && read_err && read_err != ERR_MISSING) {
@@ -175,7 +179,8 @@ move_batch(struct spool *spool, struct journal_reader *reader, size_t *count)
 }
 
 static void
-report_damage(struct spool *spool, struct journal_segment *segment, const struct journal_reader *reader)
+report_damage(struct spool *spool, struct journal_segment *segment,
+              const struct journal_reader *reader)
 {
     const char *path = segment->path != NULL ? segment->path : "the journal in memory";
     if (reader->torn > 0 && !segment->sealed) {
@@ -183,13 +188,15 @@ report_damage(struct spool *spool, struct journal_segment *segment, const struct
     }
     if (reader->corrupt > 0) {
         segment->corrupt = true;
-        say(spool, "passed over %lld bytes in %s that are no record; the file is kept beside it as .corrupt",
+        say(spool,
+            "passed over %lld bytes in %s that are no record; the file is kept beside it as "
+            ".corrupt",
             (long long)reader->corrupt, path);
     }
 }
 
-/* Moves what the segment holds, and removes it.  After a failure another call goes on where this one stopped.  *moved
- * counts the records that are in the database now, also on failure. */
+/* Moves what the segment holds, and removes it.  After a failure another call goes on where this
+ * one stopped.  *moved counts the records that are in the database now, also on failure. */
 static enum err
 drain(struct spool *spool, struct journal_segment *segment, size_t *moved)
 {
@@ -237,8 +244,8 @@ spool_move(struct spool *spool, size_t *moved)
     return err;
 }
 
-/* Moves the journals that an earlier process left in a slot directory, ours or a dead one's, into our database.  *next
- * is a number that no segment there has. */
+/* Moves the journals that an earlier process left in a slot directory, ours or a dead one's, into
+ * our database.  *next is a number that no segment there has. */
 static enum err
 recover(struct spool *spool, const char *directory, uint32_t *next)
 {
@@ -367,7 +374,8 @@ close_without_journal(struct spool *spool)
 }
 
 enum err
-spool_create(const struct spool_config *config, struct spool **out, char message[SPOOL_MESSAGE_SIZE])
+spool_create(const struct spool_config *config, struct spool **out,
+             char message[SPOOL_MESSAGE_SIZE])
 {
     struct spool *spool = mem_zalloc(sizeof *spool);
     if (spool == NULL) {
@@ -423,7 +431,8 @@ take_row(void *context, int64_t row, struct slice key, struct slice body)
 }
 
 enum err
-spool_read(struct spool *spool, int64_t after_row, struct spool_record *records, size_t max, size_t *count)
+spool_read(struct spool *spool, int64_t after_row, struct spool_record *records, size_t max,
+           size_t *count)
 {
     struct reading reading = {.records = records};
     spool->message[0] = '\0';

@@ -11,16 +11,17 @@ is_given(const char *text)
     return text != NULL && text[0] != '\0';
 }
 
-/* A library that was built elsewhere names a file of that machine, so every candidate is looked at. */
+/* A library that was built elsewhere names a file of that machine, so every candidate is looked at.
+ */
 static const char *
 find_bundle(const char *library_default)
 {
     const char *const candidates[] = {
         library_default,
-        "/etc/ssl/certs/ca-certificates.crt",                  /* Debian, Ubuntu, Alpine, Arch */
-        "/etc/pki/ca-trust/extracted/pem/tls-ca-bundle.pem",   /* Fedora, RHEL */
-        "/etc/ssl/ca-bundle.pem",                              /* openSUSE */
-        "/etc/ssl/cert.pem",                                   /* macOS, BSD */
+        "/etc/ssl/certs/ca-certificates.crt",                /* Debian, Ubuntu, Alpine, Arch */
+        "/etc/pki/ca-trust/extracted/pem/tls-ca-bundle.pem", /* Fedora, RHEL */
+        "/etc/ssl/ca-bundle.pem",                            /* openSUSE */
+        "/etc/ssl/cert.pem",                                 /* macOS, BSD */
     };
     for (size_t i = 0; i < COUNT_OF(candidates); i++) {
         if (is_given(candidates[i]) && access(candidates[i], R_OK) == 0) {

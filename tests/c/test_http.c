@@ -28,13 +28,14 @@ static enum err
 rig_init(struct rig *rig, int max_connections)
 {
     enum err err = http_global_init();
-    return err ? err : http_client_create(&(struct http_tls){0}, max_connections, 5000, &rig->client);
+    return err ? err
+               : http_client_create(&(struct http_tls){0}, max_connections, 5000, &rig->client);
 }
 
 /* The server has to be there before the first TRY. */
-#define RIG(name, max_connections)                 \
-    CLEANUP(rig_fini) struct rig name = {0};       \
-    http_server_start(&name.server);               \
+#define RIG(name, max_connections)                                                                 \
+    CLEANUP(rig_fini) struct rig name = {0};                                                       \
+    http_server_start(&name.server);                                                               \
     TRY(rig_init(&name, (max_connections)))
 
 /* A call with what the tests want to know about it. */
@@ -43,8 +44,8 @@ struct ask {
     struct http_client *client;
     char url[256];
     int done;
-    int turn;            /* how many had ended before */
-    struct ask *next;    /* started when this one ends */
+    int turn;         /* how many had ended before */
+    struct ask *next; /* started when this one ends */
     enum err next_err;
 };
 
@@ -83,23 +84,24 @@ ask_make(struct rig *rig, const char *path)
 }
 
 /* The struct moved when it was returned, so its own address comes last. */
-#define ASK(name, rig, path)                                       \
-    CLEANUP(ask_fini) struct ask name = ask_make(&(rig), (path));  \
+#define ASK(name, rig, path)                                                                       \
+    CLEANUP(ask_fini) struct ask name = ask_make(&(rig), (path));                                  \
     name.call.url = name.url
 
 static bool
 run_until_done(struct ask *ask)
 {
-    for (double since = harness_seconds(); !ask->done && harness_seconds() - since < WAIT_SECONDS;) {
+    for (double since = harness_seconds();
+         !ask->done && harness_seconds() - since < WAIT_SECONDS;) {
         http_run(ask->client, 100);
     }
     return ask->done == 1;
 }
 
-#define FINISH(name)                                    \
-    do {                                                \
-        TRY(http_start((name).client, &(name).call));   \
-        REQUIRE(run_until_done(&(name)));               \
+#define FINISH(name)                                                                               \
+    do {                                                                                           \
+        TRY(http_start((name).client, &(name).call));                                              \
+        REQUIRE(run_until_done(&(name)));                                                          \
     } while (0)
 
 static void
@@ -226,7 +228,7 @@ test_post(void)
 static void
 test_large_post_does_not_wait(void)
 {
-    static char body[1500000];   /* libcurl would ask first from 1 MiB on */
+    static char body[1500000]; /* libcurl would ask first from 1 MiB on */
     RIG(rig, 4);
     ASK(ask, rig, "/echo");
     memset(body, 'x', sizeof body);
@@ -281,13 +283,20 @@ test_path_as_is(void)
 static void
 test_invalid_values_are_refused(void)
 {
-    static const char *const values[] = {"", " a", "a ", "a\r\nX: y", "a\nb", "a\rb", "a\x01", "a\x7f"};
-    static const char *const urls[] = {"", "127.0.0.1/", "ftp://127.0.0.1/", "file:///etc/passwd", "http://a/ b",
-                                       "http://a/\r\nX: y", "http://a/\xc3\xa4"};
+    static const char *const values[] = {"",     " a",   "a ",    "a\r\nX: y",
+                                         "a\nb", "a\rb", "a\x01", "a\x7f"};
+    static const char *const urls[] = {"",
+                                       "127.0.0.1/",
+                                       "ftp://127.0.0.1/",
+                                       "file:///etc/passwd",
+                                       "http://a/ b",
+                                       "http://a/\r\nX: y",
+                                       "http://a/\xc3\xa4"};
     RIG(rig, 4);
     for (size_t i = 0; i < 3 * COUNT_OF(values); i++) {
         ASK(ask, rig, "/ok");
-        const char **fields[] = {&ask.call.authorization, &ask.call.idempotency_key, &ask.call.if_none_match};
+        const char **fields[] = {&ask.call.authorization, &ask.call.idempotency_key,
+                                 &ask.call.if_none_match};
         *fields[i % 3] = values[i / 3];
         CHECK_INT(http_start(rig.client, &ask.call), ERR_INVALID);
     }
@@ -314,7 +323,8 @@ test_user_in_url_is_refused(void)
 static void
 test_environment_is_ignored(void)
 {
-    static const char *const names[] = {"http_proxy", "https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY"};
+    static const char *const names[] = {"http_proxy", "https_proxy", "HTTPS_PROXY", "all_proxy",
+                                        "ALL_PROXY"};
     for (size_t i = 0; i < COUNT_OF(names); i++) {
         setenv(names[i], "http://127.0.0.1:1", 1);
     }
@@ -389,7 +399,9 @@ test_unknown_name(void)
     RIG(rig, 4);
     ASK(ask, rig, "/ok");
     /* A label that is too long: no name server has to be asked. */
-    ask.call.url = "http://a123456789a123456789a123456789a123456789a123456789a123456789a123456789.test/?canary";
+    ask.call.url =
+        "http://a123456789a123456789a123456789a123456789a123456789a123456789a123456789.test/"
+        "?canary";
     FINISH(ask);
     check_failed(&ask, HTTP_FAILURE_CONNECT);
 }
@@ -545,7 +557,8 @@ test_cancel(void)
     TRY(http_start(rig.client, &running.call));
     TRY(http_start(rig.client, &waiting.call));
     TRY(http_start(rig.client, &after.call));
-    for (double since = harness_seconds(); rig.server.open_requests < 1 && harness_may_wait(since);) {
+    for (double since = harness_seconds();
+         rig.server.open_requests < 1 && harness_may_wait(since);) {
         http_run(rig.client, 10);
     }
     http_cancel(rig.client, &running.call);
@@ -554,7 +567,7 @@ test_cancel(void)
     REQUIRE(run_until_done(&running) && run_until_done(&waiting));
     check_failed(&running, HTTP_FAILURE_CANCELLED);
     check_failed(&waiting, HTTP_FAILURE_CANCELLED);
-    http_cancel(rig.client, &running.call);   /* has ended: nothing happens */
+    http_cancel(rig.client, &running.call); /* has ended: nothing happens */
     REQUIRE(run_until_done(&after));
     CHECK_INT(after.call.status, 200);
     CHECK_INT(running.done, 1);
@@ -606,7 +619,8 @@ test_wake(void)
 static void
 test_query_value(void)
 {
-    static const char wanted[] = "u=http%3A%2F%2Fa.test%2F~x-._%3Fq%3D1%26r%3D%C3%A4%20%25%2B%23%00";
+    static const char wanted[] =
+        "u=http%3A%2F%2Fa.test%2F~x-._%3Fq%3D1%26r%3D%C3%A4%20%25%2B%23%00";
     CLEANUP(buf_fini) struct buf out;
     buf_init(&out, sizeof wanted);
     TRY(buf_append_string(&out, "u="));
@@ -620,14 +634,16 @@ static void
 test_library_version(void)
 {
     TRY(http_global_init());
-    CHECK(strchr(http_library_version(), '.') != NULL && strchr(http_library_version(), ' ') != NULL);
+    CHECK(strchr(http_library_version(), '.') != NULL &&
+          strchr(http_library_version(), ' ') != NULL);
 }
 
-TESTS(TEST(get), TEST(not_modified), TEST(error_statuses_are_answers), TEST(bad_etag_is_ignored), TEST(retry_after),
-      TEST(post), TEST(large_post_does_not_wait), TEST(empty_post), TEST(nothing_leaks_into_the_next_call),
-      TEST(path_as_is), TEST(invalid_values_are_refused), TEST(user_in_url_is_refused), TEST(environment_is_ignored),
-      TEST(timeout), TEST(no_time_at_all), TEST(connection_refused), TEST(unknown_name), TEST(connect_timeout),
+TESTS(TEST(get), TEST(not_modified), TEST(error_statuses_are_answers), TEST(bad_etag_is_ignored),
+      TEST(retry_after), TEST(post), TEST(large_post_does_not_wait), TEST(empty_post),
+      TEST(nothing_leaks_into_the_next_call), TEST(path_as_is), TEST(invalid_values_are_refused),
+      TEST(user_in_url_is_refused), TEST(environment_is_ignored), TEST(timeout),
+      TEST(no_time_at_all), TEST(connection_refused), TEST(unknown_name), TEST(connect_timeout),
       TEST(reset_within_the_body), TEST(garbage), TEST(too_large), TEST(keep_alive),
       TEST(reused_connection_that_died), TEST(connection_limit), TEST(waiting_calls_go_in_order),
-      TEST(done_may_start_another), TEST(cancel), TEST(destroy_with_calls), TEST(wake), TEST(query_value),
-      TEST(library_version))
+      TEST(done_may_start_another), TEST(cancel), TEST(destroy_with_calls), TEST(wake),
+      TEST(query_value), TEST(library_version))

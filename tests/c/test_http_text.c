@@ -6,7 +6,8 @@ static void
 test_value(void)
 {
     static const char *const good[] = {"a", "Bearer a.b-c_d", "a b", "a\tb", "\"v1\"", "\xc3\xa4"};
-    static const char *const bad[] = {"", " ", " a", "a ", "\ta", "a\t", "a\rb", "a\nb", "a\r\n b", "a\x01", "\x1f", "a\x7f"};
+    static const char *const bad[] = {"",     " ",    " a",      "a ",    "\ta",  "a\t",
+                                      "a\rb", "a\nb", "a\r\n b", "a\x01", "\x1f", "a\x7f"};
     for (size_t i = 0; i < COUNT_OF(good); i++) {
         CHECK(http_text_is_value(good[i]));
     }
@@ -18,9 +19,11 @@ test_value(void)
 static void
 test_url(void)
 {
-    static const char *const good[] = {"http://a.test", "HTTPS://a.test/x?y=%20#z", "http://[::1]:80/"};
-    static const char *const bad[] = {"", "http:/a", "http:", "ftp://a", "file:///a", "//a", "a.test/", " http://a",
-                                      "http://a b", "http://a\r\n", "http://a\x7f", "http://\xc3\xa4"};
+    static const char *const good[] = {"http://a.test", "HTTPS://a.test/x?y=%20#z",
+                                       "http://[::1]:80/"};
+    static const char *const bad[] = {
+        "",        "http:/a",   "http:",      "ftp://a",      "file:///a",    "//a",
+        "a.test/", " http://a", "http://a b", "http://a\r\n", "http://a\x7f", "http://\xc3\xa4"};
     for (size_t i = 0; i < COUNT_OF(good); i++) {
         CHECK(http_text_is_url(good[i]));
     }
@@ -33,8 +36,9 @@ static void
 test_etag(void)
 {
     static const char *const good[] = {"\"\"", "\"v1\"", "W/\"v1\"", "\"\xc3\xa4\"", "\"a\\\""};
-    static const char *const bad[] = {"", "\"", "W/", "W/\"", "v1", "\"v1", "v1\"", "\"a\" b", "\"a\"b\"", "\"a b\"", "w/\"a\"",
-                                      "\"a\r\nX: y\"", "\"a\x7f\""};
+    static const char *const bad[] = {
+        "",         "\"",      "W/",      "W/\"",          "v1",       "\"v1", "v1\"", "\"a\" b",
+        "\"a\"b\"", "\"a b\"", "w/\"a\"", "\"a\r\nX: y\"", "\"a\x7f\""};
     for (size_t i = 0; i < COUNT_OF(good); i++) {
         CHECK(http_text_is_etag(good[i]));
     }

@@ -22,9 +22,9 @@ opened_fini(struct opened *opened)
     journal_segment_close(&opened->old);
 }
 
-#define JOURNAL(name, directory)                                              \
-    CLEANUP(opened_fini) struct opened name = {.old = {.fd = -1}};            \
-    TRY(journal_init(&name.journal, (directory), 7));                         \
+#define JOURNAL(name, directory)                                                                   \
+    CLEANUP(opened_fini) struct opened name = {.old = {.fd = -1}};                                 \
+    TRY(journal_init(&name.journal, (directory), 7));                                              \
     name.open = true
 
 static enum err
@@ -34,7 +34,7 @@ append(struct journal *journal, const char *body)
 }
 
 struct content {
-    char bodies[256];     /* each followed by a blank */
+    char bodies[256]; /* each followed by a blank */
     unsigned torn;
     int64_t corrupt;
 };
@@ -49,7 +49,8 @@ read_all(const struct journal_segment *segment, struct content *out)
     journal_reader_init(&reader, segment);
     while (!(err = journal_read(&reader, &record))) {
         size_t len = strlen(content.bodies);
-        snprintf(content.bodies + len, sizeof content.bodies - len, "%.*s ", (int)record.body.len, record.body.data);
+        snprintf(content.bodies + len, sizeof content.bodies - len, "%.*s ", (int)record.body.len,
+                 record.body.data);
         CHECK(memcmp(record.key, KEY, JOURNAL_KEY_LEN) == 0);
     }
     content.torn = reader.torn;
@@ -109,15 +110,17 @@ test_large_bodies(void)
     JOURNAL(opened, dir.path);
     struct journal_reader reader;
     struct journal_record record = {0};
-    memset(large, '\xf5', sizeof large);   /* nothing but first bytes of a magic */
-    CHECK_INT(journal_append(&opened.journal, KEY, (struct slice){large, JOURNAL_BODY_MAX + 1}), ERR_INVALID);
+    memset(large, '\xf5', sizeof large); /* nothing but first bytes of a magic */
+    CHECK_INT(journal_append(&opened.journal, KEY, (struct slice){large, JOURNAL_BODY_MAX + 1}),
+              ERR_INVALID);
     CHECK(journal_is_idle(&opened.journal));
     TRY(journal_append(&opened.journal, KEY, (struct slice){large, JOURNAL_BODY_MAX}));
     TRY(append(&opened.journal, "small"));
     TRY(journal_rotate(&opened.journal, &opened.old));
     journal_reader_init(&reader, &opened.old);
     enum err first = journal_read(&reader, &record);
-    bool same = !first && record.body.len == JOURNAL_BODY_MAX && memcmp(record.body.data, large, record.body.len) == 0;
+    bool same = !first && record.body.len == JOURNAL_BODY_MAX &&
+                memcmp(record.body.data, large, record.body.len) == 0;
     enum err second = journal_read(&reader, &record);
     bool small = !second && record.body.len == 5;
     journal_reader_fini(&reader);
@@ -156,7 +159,8 @@ test_corrupt_middle(void)
     TRY(append(&opened.journal, "two"));
     TRY(append(&opened.journal, "six"));
     TRY(journal_rotate(&opened.journal, &opened.old));
-    /* Any byte of the second record changed: the magic, the length, the checksum, the key, the body. */
+    /* Any byte of the second record changed: the magic, the length, the checksum, the key, the
+     * body. */
     for (int at = 0; at < size; at++) {
         char byte = 0;
         int fd = open(opened.old.path, O_RDONLY);
@@ -295,6 +299,7 @@ test_discard(void)
     CHECK(only_current);
 }
 
-TESTS(TEST(append_and_read), TEST(in_memory), TEST(large_bodies), TEST(torn_tail), TEST(corrupt_middle),
-      TEST(corrupt_end_is_not_called_torn), TEST(reading_goes_on_where_it_stopped), TEST_WITHOUT_CHAOS(failed_write),
-      TEST(list), TEST(discard))
+TESTS(TEST(append_and_read), TEST(in_memory), TEST(large_bodies), TEST(torn_tail),
+      TEST(corrupt_middle), TEST(corrupt_end_is_not_called_torn),
+      TEST(reading_goes_on_where_it_stopped), TEST_WITHOUT_CHAOS(failed_write), TEST(list),
+      TEST(discard))

@@ -26,8 +26,8 @@ open_spool(const char *directory, int64_t max_bytes, struct spool **out)
     return err;
 }
 
-#define SPOOL(name, directory, max_bytes)                   \
-    CLEANUP(spool_fini) struct spool *name = NULL;          \
+#define SPOOL(name, directory, max_bytes)                                                          \
+    CLEANUP(spool_fini) struct spool *name = NULL;                                                 \
     TRY(open_spool((directory), (max_bytes), &name))
 
 /* Keys that tell their number. */
@@ -118,11 +118,13 @@ check_life_of_records(const char *directory)
     check_record(&records, 0, 1, "{\"a\":1}");
     check_record(&records, 1, 2, "");
     check_record(&records, 2, 3, "three");
-    CHECK(records.records[0].row < records.records[1].row && records.records[1].row < records.records[2].row);
+    CHECK(records.records[0].row < records.records[1].row &&
+          records.records[1].row < records.records[2].row);
     int64_t rows[] = {records.records[0].row, records.records[2].row};
     TRY(spool_delete(spool, rows, COUNT_OF(rows)));
     CHECK_INT(spool_depth(spool), 1);
-    /* Deleted rows' numbers do not come back, or a reader that has passed them would miss the new ones. */
+    /* Deleted rows' numbers do not come back, or a reader that has passed them would miss the new
+     * ones. */
     TRY(append(spool, 4, "four"));
     TRY(spool_move(spool, &moved));
     TRY(read_records(spool, rows[1], &records));
@@ -387,7 +389,8 @@ test_torn_tail(void)
     TRY(leave_journal(dir.path, path));
     CHECK(stat(path, &info) == 0 && truncate(path, info.st_size - 5) == 0);
     SPOOL(spool, dir.path, PLENTY);
-    CHECK(strstr(spool_message(spool), "unfinished") != NULL && strstr(spool_message(spool), path) != NULL);
+    CHECK(strstr(spool_message(spool), "unfinished") != NULL &&
+          strstr(spool_message(spool), path) != NULL);
     TRY(read_records(spool, 0, &records));
     CHECK_INT((long long)records.count, 1);
     check_record(&records, 0, 1, "one");
@@ -405,7 +408,8 @@ test_corrupt_journal_is_kept(void)
     CHECK(pwrite(fd, "garbage", 7, 20) == 7);
     close(fd);
     SPOOL(spool, dir.path, PLENTY);
-    CHECK(strstr(spool_message(spool), "no record") != NULL && strstr(spool_message(spool), path) != NULL);
+    CHECK(strstr(spool_message(spool), "no record") != NULL &&
+          strstr(spool_message(spool), path) != NULL);
     TRY(read_records(spool, 0, &records));
     CHECK_INT((long long)records.count, 1);
     check_record(&records, 0, 2, "two");
@@ -441,13 +445,15 @@ damage_page_of(const char *path, const char *text)
     int fd = open(path, O_RDWR);
     memset(garbage, 0x5a, sizeof garbage);
     for (off_t at = 0; !found && pread(fd, page, PAGE, at) == PAGE; at += PAGE) {
-        found = memmem(page, PAGE, text, strlen(text)) != NULL && pwrite(fd, garbage, PAGE, at) == PAGE;
+        found =
+            memmem(page, PAGE, text, strlen(text)) != NULL && pwrite(fd, garbage, PAGE, at) == PAGE;
     }
     close(fd);
     return found;
 }
 
-/* The same, but found only in use: what comes later must get row numbers after those that readers have seen. */
+/* The same, but found only in use: what comes later must get row numbers after those that readers
+ * have seen. */
 static void
 test_database_breaks_in_use(void)
 {
@@ -615,7 +621,8 @@ test_append_while_moving(void)
     int rc = pthread_create(&thread, NULL, append_main, spool);
     REQUIRE(rc == 0);
     enum err err = ERR_OK;
-    for (double since = harness_seconds(); !err && total < CONCURRENT && harness_seconds() - since < WAIT_SECONDS;) {
+    for (double since = harness_seconds();
+         !err && total < CONCURRENT && harness_seconds() - since < WAIT_SECONDS;) {
         err = spool_move(spool, &moved);
         total += err ? 0 : moved;
         CHECK(spool_is_healthy(spool));
@@ -650,7 +657,8 @@ test_print_append_time(void)
         us[i] = (harness_seconds() - start) * 1e6;
     }
     qsort(us, ROUNDS, sizeof us[0], compare_doubles);
-    printf("append of 300 bytes: p50 %.1f us, p99 %.1f us\n", us[ROUNDS / 2], us[ROUNDS * 99 / 100]);
+    printf("append of 300 bytes: p50 %.1f us, p99 %.1f us\n", us[ROUNDS / 2],
+           us[ROUNDS * 99 / 100]);
 }
 
 static void
@@ -659,10 +667,12 @@ test_library_version(void)
     CHECK(strchr(spool_library_version(), '.') != NULL);
 }
 
-TESTS(TEST(life_of_records), TEST(memory_only), TEST(same_key_twice), TEST_WITHOUT_CHAOS(many_batches), TEST(bury),
-      TEST(restart), TEST(files_are_private), TEST(two_spools_take_two_slots),
-      TEST_WITHOUT_CHAOS(directory_that_cannot_be_made), TEST_WITHOUT_CHAOS(kill_loses_nothing), TEST(torn_tail),
-      TEST(corrupt_journal_is_kept), TEST(corrupt_database_is_replaced), TEST_WITHOUT_CHAOS(database_breaks_in_use),
-      TEST_WITHOUT_CHAOS(full), TEST(oversized_record_harms_nobody), TEST_WITHOUT_CHAOS(write_failure),
-      TEST_WITHOUT_CHAOS(move_is_resumed), TEST_WITHOUT_CHAOS(append_while_moving),
-      TEST_WITHOUT_CHAOS(print_append_time), TEST(library_version))
+TESTS(TEST(life_of_records), TEST(memory_only), TEST(same_key_twice),
+      TEST_WITHOUT_CHAOS(many_batches), TEST(bury), TEST(restart), TEST(files_are_private),
+      TEST(two_spools_take_two_slots), TEST_WITHOUT_CHAOS(directory_that_cannot_be_made),
+      TEST_WITHOUT_CHAOS(kill_loses_nothing), TEST(torn_tail), TEST(corrupt_journal_is_kept),
+      TEST(corrupt_database_is_replaced), TEST_WITHOUT_CHAOS(database_breaks_in_use),
+      TEST_WITHOUT_CHAOS(full), TEST(oversized_record_harms_nobody),
+      TEST_WITHOUT_CHAOS(write_failure), TEST_WITHOUT_CHAOS(move_is_resumed),
+      TEST_WITHOUT_CHAOS(append_while_moving), TEST_WITHOUT_CHAOS(print_append_time),
+      TEST(library_version))

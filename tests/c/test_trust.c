@@ -9,8 +9,8 @@ forget_environment(void)
     unsetenv("SSL_CERT_DIR");
 }
 
-#define TRUST(name)               \
-    forget_environment();         \
+#define TRUST(name)                                                                                \
+    forget_environment();                                                                          \
     CLEANUP(trust_fini) struct trust name = {0}
 
 static void
