@@ -87,7 +87,7 @@ def wait_for_activity(parts: stage.Stage, count: int) -> list[dict[str, Any]]:
     """The backend's rows, oldest first: all of them, or as many as came in time."""
     deadline = time.monotonic() + ACTIVITY_SECONDS
     while True:
-        rows: list[dict[str, Any]] = parts.admin_call("GET", "/activity")
+        rows: list[dict[str, Any]] = parts.admin_call("GET", "/activity")["items"]
         if len(rows) >= count or time.monotonic() > deadline:
             return sorted(rows, key=lambda row: int(row["id"]))
         time.sleep(0.1)
