@@ -1,0 +1,329 @@
+#include "rules.h"
+
+#include <pthread.h>
+
+#include "harness.h"
+#include "lock.h"
+
+static struct slice
+text(const char *string)
+{
+    return (struct slice){string, strlen(string)};
+}
+
+static void
+unref_rules(struct rules **rules)
+{
+    rules_unref(*rules);
+}
+
+static void
+destroy_scratch(struct rules_scratch **scratch)
+{
+    rules_scratch_destroy(*scratch);
+}
+
+#define RULES(name) CLEANUP(unref_rules) struct rules *name = NULL
+#define REPORT(name) CLEANUP(rules_report_fini) struct rules_report name = {.rejects = NULL}
+#define SCRATCH(name)                                                                              \
+    CLEANUP(destroy_scratch) struct rules_scratch *name = NULL;                                    \
+    TRY(rules_scratch_create(&name))
+
+/* From the JSON that a backend would send. */
+static enum err
+build(const char *json, struct rules *previous, struct rules **out, struct rules_report *report)
+{
+    struct wire_rules list;
+    char message[WIRE_MESSAGE_SIZE];
+    enum err err = wire_parse_rules(text(json), &list, message);
+    if (!err) {
+        err = rules_build(&list, previous, out, report);
+        wire_rules_fini(&list);
+    }
+    return err;
+}
+
+static void
+test_first_match_in_list_order(void)
+{
+    RULES(rules);
+    REPORT(report);
+    SCRATCH(scratch);
+    TRY(build(
+        "[{\"id\": 5, \"pattern\": \"evil\"}, {\"id\": \"five\", \"pattern\": \"evil.*admin\"},"
+        " {\"id\": 2, \"pattern\": \"admin\"}]",
+        NULL, &rules, &report));
+    CHECK_INT(rules_count(rules), 3);
+    CHECK_INT(report.given, 3);
+    CHECK_INT(report.compiled, 3);
+    CHECK_INT(report.rejected, 0);
+    CHECK_INT(report.rejects_kept, 0);
+    struct rules_hit hit = rules_match(rules, text("http://evil.test/admin"), scratch);
+    CHECK_INT(hit.outcome, RULES_MATCH);
+    CHECK_INT(hit.id->integer, 5);
+    CHECK_STRING(hit.pattern, "evil");
+    hit = rules_match(rules, text("http://good.test/admin"), scratch);
+    CHECK_INT(hit.outcome, RULES_MATCH);
+    CHECK_INT(hit.id->integer, 2);
+    hit = rules_match(rules, text("http://good.test/"), scratch);
+    CHECK_INT(hit.outcome, RULES_NO_MATCH);
+    CHECK(hit.id == NULL && hit.pattern == NULL);
+}
+
+static void
+test_empty_list(void)
+{
+    RULES(rules);
+    REPORT(report);
+    SCRATCH(scratch);
+    TRY(build("[]", NULL, &rules, &report));
+    CHECK_INT(rules_count(rules), 0);
+    CHECK_INT(report.given, 0);
+    CHECK_INT(rules_match(rules, text("http://evil.test/"), scratch).outcome, RULES_NO_MATCH);
+}
+
+static void
+test_broken_rules_are_reported_and_skipped(void)
+{
+    RULES(rules);
+    REPORT(report);
+    SCRATCH(scratch);
+    TRY(build("[{\"id\": 1, \"pattern\": \"a(\"}, {\"id\": 2, \"pattern\": \"evil\"},"
+              " {\"id\": \"three\", \"pattern\": \"bad[\"}]",
+              NULL, &rules, &report));
+    CHECK_INT(report.given, 3);
+    CHECK_INT(report.compiled, 1);
+    CHECK_INT(report.rejected, 2);
+    REQUIRE(report.rejects_kept == 2);
+    CHECK_INT(report.rejects[0].id.integer, 1);
+    CHECK_INT(report.rejects[0].error.position, 2);
+    CHECK(strlen(report.rejects[0].error.message) > 5);
+    CHECK_STRING(report.rejects[1].id.string, "three");
+    CHECK_INT(report.rejects[1].error.position, 4);
+    struct rules_hit hit = rules_match(rules, text("http://evil.test/"), scratch);
+    CHECK_INT(hit.outcome, RULES_MATCH);
+    CHECK_INT(hit.id->integer, 2);
+}
+
+static void
+test_keeps_the_first_rejects(void)
+{
+    static struct wire_rule broken[RULES_REJECTS_KEPT + 5];
+    static char pattern[] = "(";
+    RULES(rules);
+    REPORT(report);
+    struct wire_rules list = {broken, COUNT_OF(broken)};
+    for (size_t i = 0; i < COUNT_OF(broken); i++) {
+        broken[i] = (struct wire_rule){
+            .id = {.kind = WIRE_ID_INTEGER, .integer = (int64_t)i},
+            .pattern = pattern,
+            .pattern_len = 1,
+        };
+    }
+    TRY(rules_build(&list, NULL, &rules, &report));
+    CHECK_INT(report.rejected, COUNT_OF(broken));
+    CHECK_INT(report.rejects_kept, RULES_REJECTS_KEPT);
+    CHECK_INT(report.rejects[RULES_REJECTS_KEPT - 1].id.integer, RULES_REJECTS_KEPT - 1);
+    CHECK_INT(rules_count(rules), 0);
+}
+
+static void
+test_a_limit_denies_under_its_rule(void)
+{
+    RULES(rules);
+    REPORT(report);
+    SCRATCH(scratch);
+    TRY(build("[{\"id\": 1, \"pattern\": \"nowhere\"}, {\"id\": 2, \"pattern\": \"^h(a|aa)+$\"},"
+              " {\"id\": 3, \"pattern\": \"!\"}]",
+              NULL, &rules, &report));
+    struct rules_hit hit = rules_match(
+        rules, text("haaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa!"), scratch);
+    CHECK_INT(hit.outcome, RULES_LIMIT);
+    CHECK_INT(hit.id->integer, 2);
+    CHECK_STRING(hit.pattern, "^h(a|aa)+$");
+}
+
+static void
+test_same_pattern_twice(void)
+{
+    RULES(rules);
+    REPORT(report);
+    SCRATCH(scratch);
+    TRY(build("[{\"id\": 1, \"pattern\": \"evil\"}, {\"id\": 2, \"pattern\": \"evil\"}]", NULL,
+              &rules, &report));
+    CHECK_INT(rules_count(rules), 2);
+    struct rules_hit hit = rules_match(rules, text("evil"), scratch);
+    CHECK_INT(hit.outcome, RULES_MATCH);
+    CHECK_INT(hit.id->integer, 1);
+}
+
+static void
+test_takes_over_what_was_compiled(void)
+{
+    enum { COUNT = 60 };
+    static struct wire_rule rule[COUNT];
+    static char pattern[COUNT][20];
+    RULES(first);
+    RULES(second);
+    RULES(third);
+    SCRATCH(scratch);
+    struct wire_rules list = {rule, COUNT};
+    for (int i = 0; i < COUNT; i++) {
+        int len = snprintf(pattern[i], sizeof pattern[i], "^name-%d$", i);
+        rule[i] = (struct wire_rule){
+            .id = {.kind = WIRE_ID_INTEGER, .integer = i},
+            .pattern = pattern[i],
+            .pattern_len = (size_t)len,
+        };
+    }
+    REPORT(report);
+    size_t live = mem_live();
+    TRY(rules_build(&list, NULL, &first, &report));
+    size_t cost = mem_live() - live;
+    TRY(rules_build(&list, first, &second, &report));
+    CHECK(mem_live() - live - cost < 10);
+    CHECK_INT(report.compiled, COUNT);
+    /* What the new set took over stays when the old one goes. */
+    rules_unref(first);
+    first = NULL;
+    rule[7].pattern_len--; /* "^name-7" */
+    rule[8].id.integer = 4711;
+    TRY(rules_build(&list, second, &third, &report));
+    CHECK_INT(rules_match(third, text("name-55"), scratch).id->integer, 5);
+    CHECK_INT(rules_match(third, text("name-8"), scratch).id->integer, 4711);
+    CHECK_INT(rules_match(second, text("name-55"), scratch).id->integer, 55);
+    CHECK_INT(rules_match(second, text("name-8"), scratch).id->integer, 8);
+    for (int i = 9; i < COUNT; i++) {
+        char subject[20];
+        snprintf(subject, sizeof subject, "name-%d", i);
+        struct rules_hit hit = rules_match(second, text(subject), scratch);
+        CHECK_INT(hit.outcome, RULES_MATCH);
+        CHECK_INT(hit.id->integer, i);
+    }
+}
+
+static void
+test_refs(void)
+{
+    RULES(rules);
+    REPORT(report);
+    SCRATCH(scratch);
+    TRY(build("[{\"id\": 1, \"pattern\": \"evil\"}]", NULL, &rules, &report));
+    struct rules *other = rules_ref(rules);
+    rules_unref(other);
+    CHECK_INT(rules_match(rules, text("evil"), scratch).outcome, RULES_MATCH);
+    rules_unref(NULL);
+    rules_scratch_destroy(NULL);
+}
+
+/* --- threads --- */
+
+enum { READERS = 3, SWAPS = 60, PATTERNS = 20 };
+
+struct place {
+    struct lock lock;
+    struct rules *rules;
+    atomic_bool stop;
+    atomic_uint matches, wrong;
+};
+
+static struct rules *
+current_rules(struct place *place)
+{
+    lock_take(&place->lock);
+    struct rules *rules = rules_ref(place->rules);
+    lock_drop(&place->lock);
+    return rules;
+}
+
+/* Every set blocks "stays-…" by its last rule, whichever set that is. */
+static void *
+match_until_stopped(void *context)
+{
+    struct place *place = context;
+    struct rules_scratch *scratch;
+    if (rules_scratch_create(&scratch)) {
+        place->wrong++;
+        return NULL;
+    }
+    while (!place->stop) {
+        struct rules *rules = current_rules(place);
+        struct rules_hit hit = rules_match(rules, text("http://stays-7.test/"), scratch);
+        place->wrong += hit.outcome != RULES_MATCH || hit.id->integer != -1;
+        place->wrong += rules_match(rules, text("http://a/"), scratch).outcome != RULES_NO_MATCH;
+        place->matches++;
+        rules_unref(rules);
+    }
+    rules_scratch_destroy(scratch);
+    return NULL;
+}
+
+static enum err
+build_round(int round, struct rules *previous, struct rules **out)
+{
+    char pattern[PATTERNS][40];
+    struct wire_rule rule[PATTERNS];
+    struct rules_report report;
+    for (int i = 0; i < PATTERNS; i++) {
+        bool is_last = i == PATTERNS - 1;
+        int len = is_last ? snprintf(pattern[i], sizeof pattern[i], "^http://stays-\\d")
+                          : snprintf(pattern[i], sizeof pattern[i], "gone-%d", round + i);
+        rule[i] = (struct wire_rule){
+            .id = {.kind = WIRE_ID_INTEGER, .integer = is_last ? -1 : i},
+            .pattern = pattern[i],
+            .pattern_len = (size_t)len,
+        };
+    }
+    struct wire_rules list = {rule, PATTERNS};
+    enum err err = rules_build(&list, previous, out, &report);
+    if (!err) {
+        rules_report_fini(&report);
+    }
+    return err;
+}
+
+static void
+test_swapped_while_others_match(void)
+{
+    struct place place = {.rules = NULL};
+    pthread_t readers[READERS];
+    TRY(build_round(0, NULL, &place.rules));
+    lock_init(&place.lock);
+    for (size_t i = 0; i < READERS; i++) {
+        if (pthread_create(&readers[i], NULL, match_until_stopped, &place) != 0) {
+            abort();
+        }
+    }
+    for (int round = 1; round <= SWAPS; round++) {
+        struct rules *next;
+        if (build_round(round, place.rules, &next)) {
+            place.wrong++;
+            break;
+        }
+        unsigned before = place.matches;
+        lock_take(&place.lock);
+        struct rules *old = place.rules;
+        place.rules = next;
+        lock_drop(&place.lock);
+        rules_unref(old);
+        /* Someone must have matched since, or the swap proves nothing. */
+        double since = harness_seconds();
+        while (place.matches == before && harness_may_wait(since)) {
+            continue;
+        }
+    }
+    place.stop = true;
+    for (size_t i = 0; i < READERS; i++) {
+        pthread_join(readers[i], NULL);
+    }
+    CHECK_INT(place.wrong, 0);
+    CHECK(place.matches >= SWAPS);
+    lock_fini(&place.lock);
+    rules_unref(place.rules);
+}
+
+TESTS(TEST(first_match_in_list_order), TEST(empty_list),
+      TEST(broken_rules_are_reported_and_skipped), TEST(keeps_the_first_rejects),
+      TEST(a_limit_denies_under_its_rule), TEST(same_pattern_twice),
+      TEST(takes_over_what_was_compiled), TEST(refs),
+      TEST_WITHOUT_CHAOS(swapped_while_others_match))
