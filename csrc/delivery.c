@@ -14,20 +14,18 @@
 
 static void settle_by_task(struct store_task *task);
 
-/* A database that does not work delays delivery but loses nothing: the journal keeps what it has. */
+/* A database that does not work delays delivery but loses nothing: the journal keeps what it has.  What the spool has to
+ * say besides (a damaged file that was put aside) is for the log as well. */
 static bool
 store_worked(struct delivery *delivery, enum err err)
 {
-    if (!err) {
-        delivery->store_failed = false;
-        return true;
+    const char *message = spool_message(delivery->spool);
+    if (err ? !delivery->store_failed : message[0] != '\0') {
+        event_notice(delivery->outbox, err ? NOTICE_ERROR : NOTICE_WARNING, "Activity spool %s: %s",
+                     spool_place(delivery->spool), message);
     }
-    if (!delivery->store_failed) {
-        delivery->store_failed = true;
-        event_notice(delivery->outbox, NOTICE_ERROR, "Activity spool %s: %s", spool_place(delivery->spool),
-                     spool_message(delivery->spool));
-    }
-    return false;
+    delivery->store_failed = err != ERR_OK;
+    return !err;
 }
 
 static enum err
@@ -99,7 +97,8 @@ move(struct delivery *delivery)
     delivery->move_due_ms = CLOCK_NEVER;
     /* Cleared before the move: a record that is appended meanwhile asks anew. */
     atomic_store(&delivery->move_asked, false);
-    if (!store_worked(delivery, spool_move(delivery->spool, &moved))) {
+    /* A spool that takes nothing is looked at again and again: no append would ask for it. */
+    if (!store_worked(delivery, spool_move(delivery->spool, &moved)) || !spool_is_healthy(delivery->spool)) {
         delivery->move_due_ms = delivery->last_move_ms + STORE_RETRY_MS;
     }
 }
@@ -260,6 +259,7 @@ delivery_create(struct reactor *reactor, struct mailbox *outbox, struct stats *s
     if ((err = spool_create(&config->spool, &delivery->spool, message))) {
         goto fini_flushed;
     }
+    store_worked(delivery, ERR_OK);   /* what recovery had to say */
     *out = delivery;
     return ERR_OK;
 
@@ -295,15 +295,13 @@ enum err
 delivery_append(struct delivery *delivery, const char key[SPOOL_KEY_LEN], struct slice body)
 {
     enum err err = spool_append(delivery->spool, key, body);
-    if (err) {
-        stats_add(delivery->stats, STATS_records_refused, 1);
-        return err;
-    }
-    stats_add(delivery->stats, STATS_records, 1);
+    stats_add(delivery->stats, err ? STATS_records_refused : STATS_records, 1);
+    /* After a failure too: the move begins a new journal, which may be writable again.  A refusal means that everything is
+     * stopping: the spool thread's last move, or the next start, finds the record. */
     if (!atomic_exchange(&delivery->move_asked, true) && !mailbox_post(&delivery->inbox, &delivery->move.mail)) {
-        return ERR_OK;   /* stopping: the last move of the spool thread, or the next start, finds it */
+        atomic_store(&delivery->move_asked, false);
     }
-    return ERR_OK;
+    return err;
 }
 
 bool

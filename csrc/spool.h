@@ -53,7 +53,8 @@ enum err spool_read(struct spool *spool, int64_t after_row, struct spool_record 
 enum err spool_delete(struct spool *spool, const int64_t *rows, size_t count) MUST_CHECK;
 /* Refused for good: kept apart, with the answer's status and beginning, until an administrator looks. */
 enum err spool_bury(struct spool *spool, int64_t row, int status, const char *answer) MUST_CHECK;
-/* Why the last call of the spool thread failed; one line, borrowed until the next call. */
+/* Why the last call of the spool thread (or spool_create) failed, or, after success, what an administrator should know
+ * (a damaged file was put aside); "" where there is nothing to say.  One line, borrowed until the next call. */
 const char *spool_message(const struct spool *spool);
 /* "…/0", or "memory"; borrowed. */
 const char *spool_place(const struct spool *spool);
