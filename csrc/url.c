@@ -540,17 +540,27 @@ url_fini(struct url *url)
     buf_fini(&url->canonical);
 }
 
+/* Whether c ends an authority in the eyes of any reader. */
+static bool
+ends_authority(char c)
+{
+    return c == '/' || c == '\\' || c == '?' || c == '#';
+}
+
 enum err
 url_append_loggable(struct slice raw, struct buf *out)
 {
     size_t start = 0;
-    while (raw.len - start >= 3 && memcmp(raw.data + start, "://", 3) != 0) {
+    while (start < raw.len && raw.data[start] != '@' && !ends_authority(raw.data[start])) {
         start++;
     }
-    start = raw.len - start >= 3 ? start + 3 : 0;
+    /* A "://" further on, in a path or query, begins no authority. */
+    bool has_scheme =
+        start > 0 && raw.len - start >= 2 && memcmp(raw.data + start - 1, "://", 3) == 0;
+    start = has_scheme ? start + 2 : 0;
     size_t end = start, host = start;
     /* The last '@' of the authority ends the user information, whatever stands in it. */
-    for (; end < raw.len && strchr("/\\?#", raw.data[end]) == NULL; end++) {
+    for (; end < raw.len && !ends_authority(raw.data[end]); end++) {
         host = raw.data[end] == '@' ? end + 1 : host;
     }
     while (end < raw.len && raw.data[end] != '?' && raw.data[end] != '#') {

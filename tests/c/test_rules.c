@@ -186,7 +186,7 @@ test_takes_over_what_was_compiled(void)
     /* What the new set took over stays when the old one goes. */
     rules_unref(first);
     first = NULL;
-    rule[7].pattern_len--; /* "^name-7" */
+    rule[5].pattern_len--; /* "^name-5" */
     rule[8].id.integer = 4711;
     TRY(rules_build(&list, second, &third, &report));
     CHECK_INT(rules_match(third, text("name-55"), scratch).id->integer, 5);
