@@ -18,8 +18,8 @@ from typing import Any
 
 from mitmproxy import version
 
-TESTED = ("10.1.5", "11.0.2", "12.2.3")
-"""Versions that the end-to-end suite has been run on."""
+TESTED = ("10.1.5", "10.4.2", "11.0.2", "11.1.3", "12.0.1", "12.1.2", "12.2.3")
+"""Versions that the tests of forwarding have been run on."""
 
 HTTP = "mitmproxy.proxy.layers.http"
 

@@ -225,6 +225,11 @@ class Proxy(Listener):
             await writer.drain()
             await reader.read()
             return
+        if self.mood == "dies once":
+            self.mood = "well"
+            writer.write(b"HTTP/1.1 200 OK\r\n\r\n")
+            await writer.drain()
+            return
         method, target, _ = head.first
         authority = target if method == "CONNECT" else target.split("/")[2]
         port = authority.rpartition(":")[2]

@@ -303,6 +303,14 @@ async def test_tls_to_a_proxy_that_has_none(rig: Rig) -> None:
     await client.close()
 
 
+async def test_a_failed_handshake_is_not_remembered(rig: Rig) -> None:
+    """mitmproxy would repeat the error for as long as the client stays."""
+    rig.engine.routes = [await rig.failing("dies once")]
+    result = await rig.curl("--http1.1", rig.secure_url("/1"), rig.secure_url("/2"))
+    assert (result.codes, result.connects) == ([502, 200], [1, 0])
+    assert result.answers[0]["error"] == "proxy_refused"
+
+
 async def test_the_deadline_of_the_request_bounds_the_dial(rig: Rig) -> None:
     rig.engine.connect_timeout = 60
     rig.engine.budget = 0.5
