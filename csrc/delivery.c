@@ -12,10 +12,11 @@
 
 /* ---- the spool thread ---- */
 
-static void settle_by_task(struct store_task *task);
+static void
+settle_by_task(struct store_task *task);
 
-/* A database that does not work delays delivery but loses nothing: the journal keeps what it has.  What the spool has to
- * say besides (a damaged file that was put aside) is for the log as well. */
+/* A database that does not work delays delivery but loses nothing: the journal keeps what it has.
+ * What the spool has to say besides (a damaged file that was put aside) is for the log as well. */
 static bool
 store_worked(struct delivery *delivery, enum err err)
 {
@@ -69,12 +70,14 @@ feed(struct delivery *delivery)
 {
     struct spool_record records[DELIVERY_WINDOW];
     size_t room = DELIVERY_WINDOW - delivery->window;
-    /* Half a window at a time: one query for many records instead of one for each that was settled. */
+    /* Half a window at a time: one query for many records instead of one for each that was settled.
+     */
     if (room < DELIVERY_WINDOW / 2 || atomic_load(&delivery->stopping)) {
         return;
     }
     size_t count = 0;
-    if (!store_worked(delivery, spool_read(delivery->spool, delivery->cursor, records, room, &count))) {
+    if (!store_worked(delivery,
+                      spool_read(delivery->spool, delivery->cursor, records, room, &count))) {
         return;
     }
     bool open = true;
@@ -98,7 +101,8 @@ move(struct delivery *delivery)
     /* Cleared before the move: a record that is appended meanwhile asks anew. */
     atomic_store(&delivery->move_asked, false);
     /* A spool that takes nothing is looked at again and again: no append would ask for it. */
-    if (!store_worked(delivery, spool_move(delivery->spool, &moved)) || !spool_is_healthy(delivery->spool)) {
+    if (!store_worked(delivery, spool_move(delivery->spool, &moved))
+        || !spool_is_healthy(delivery->spool)) {
         delivery->move_due_ms = delivery->last_move_ms + STORE_RETRY_MS;
     }
 }
@@ -128,10 +132,12 @@ settle_by_task(struct store_task *task)
     enum err err;
     delivery->window--;
     if (post->fate == POST_BURIED) {
-        event_notice(delivery->outbox, NOTICE_ERROR,
-                     "The backend refuses activity record %s for good (%d); it is kept apart in the spool",
-                     post->record.key, post->call.status);
-        err = spool_bury(delivery->spool, post->record.row, post->call.status, buf_string(&post->call.answer));
+        event_notice(
+            delivery->outbox, NOTICE_ERROR,
+            "The backend refuses activity record %s for good (%d); it is kept apart in the spool",
+            post->record.key, post->call.status);
+        err = spool_bury(delivery->spool, post->record.row, post->call.status,
+                         buf_string(&post->call.answer));
         stats_add(delivery->stats, STATS_records_buried, 1);
     }
     else {
@@ -148,8 +154,10 @@ settle_delivered(struct delivery *delivery, struct list *tasks)
 {
     int64_t rows[DELIVERY_WINDOW];
     size_t count = 0;
-    LIST_FOR_EACH_SAFE (link, after, tasks) {
-        struct store_task *task = CONTAINER_OF(LIST_ENTRY(link, struct mail, link), struct store_task, mail);
+    LIST_FOR_EACH_SAFE(link, after, tasks)
+    {
+        struct store_task *task =
+            CONTAINER_OF(LIST_ENTRY(link, struct mail, link), struct store_task, mail);
         if (task->run != settle_by_task || count == COUNT_OF(rows)) {
             continue;
         }
@@ -175,7 +183,8 @@ run_store_tasks(struct delivery *delivery)
     mailbox_take_all(&delivery->inbox, &tasks);
     settle_delivered(delivery, &tasks);
     for (struct link *link; (link = list_take_front(&tasks)) != NULL;) {
-        struct store_task *task = CONTAINER_OF(LIST_ENTRY(link, struct mail, link), struct store_task, mail);
+        struct store_task *task =
+            CONTAINER_OF(LIST_ENTRY(link, struct mail, link), struct store_task, mail);
         task->run(task);
     }
 }
@@ -186,7 +195,7 @@ tell_when_flushed(struct delivery *delivery)
     if (delivery->flushing && delivery->window == 0 && spool_depth(delivery->spool) == 0) {
         delivery->flushing = false;
         if (!mailbox_post(&delivery->flushed, &delivery->flushed_mail)) {
-            return;   /* nobody waits any more */
+            return; /* nobody waits any more */
         }
     }
 }
@@ -224,7 +233,8 @@ delivery_main(void *context)
 
 enum err
 delivery_create(struct reactor *reactor, struct mailbox *outbox, struct stats *stats,
-                const struct delivery_config *config, struct delivery **out, char message[SPOOL_MESSAGE_SIZE])
+                const struct delivery_config *config, struct delivery **out,
+                char message[SPOOL_MESSAGE_SIZE])
 {
     struct delivery *delivery = mem_zalloc(sizeof *delivery);
     snprintf(message, SPOOL_MESSAGE_SIZE, "%s", err_text(ERR_MEMORY));
@@ -259,7 +269,7 @@ delivery_create(struct reactor *reactor, struct mailbox *outbox, struct stats *s
     if ((err = spool_create(&config->spool, &delivery->spool, message))) {
         goto fini_flushed;
     }
-    store_worked(delivery, ERR_OK);   /* what recovery had to say */
+    store_worked(delivery, ERR_OK); /* what recovery had to say */
     *out = delivery;
     return ERR_OK;
 
@@ -296,9 +306,11 @@ delivery_append(struct delivery *delivery, const char key[SPOOL_KEY_LEN], struct
 {
     enum err err = spool_append(delivery->spool, key, body);
     stats_add(delivery->stats, err ? STATS_records_refused : STATS_records, 1);
-    /* After a failure too: the move begins a new journal, which may be writable again.  A refusal means that everything is
-     * stopping: the spool thread's last move, or the next start, finds the record. */
-    if (!atomic_exchange(&delivery->move_asked, true) && !mailbox_post(&delivery->inbox, &delivery->move.mail)) {
+    /* After a failure too: the move begins a new journal, which may be writable again.  A refusal
+     * means that everything is stopping: the spool thread's last move, or the next start, finds the
+     * record. */
+    if (!atomic_exchange(&delivery->move_asked, true)
+        && !mailbox_post(&delivery->inbox, &delivery->move.mail)) {
         atomic_store(&delivery->move_asked, false);
     }
     return err;

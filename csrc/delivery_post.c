@@ -1,4 +1,5 @@
-/* The reactor's half of the delivery: posts records, and slows down when the backend asks for it. */
+/* The reactor's half of the delivery: posts records, and slows down when the backend asks for it.
+ */
 #include "activity.h"
 #include "clock.h"
 #include "delivery_state.h"
@@ -6,7 +7,8 @@
 
 #define ANSWER_MAX 4096
 
-static void send_ready(struct delivery *delivery);
+static void
+send_ready(struct delivery *delivery);
 
 void
 delivery_post_destroy(struct post *post)
@@ -22,8 +24,8 @@ settle(struct post *post, enum post_fate fate)
 {
     post->fate = fate;
     if (!mailbox_post(&post->delivery->inbox, &post->settle.mail)) {
-        /* Stopping, and too late for this answer: the record stays in the database, and the backend will know the key
-         * when it is posted again. */
+        /* Stopping, and too late for this answer: the record stays in the database, and the backend
+         * will know the key when it is posted again. */
         delivery_post_destroy(post);
     }
 }
@@ -42,7 +44,8 @@ pause_all(struct delivery *delivery, int status)
     if (delivery->paused_status != status) {
         delivery->paused_status = status;
         event_notice(delivery->outbox, NOTICE_ERROR,
-                     "Activity delivery is paused: the backend answered %d to POST /activity; %s. Records are kept.",
+                     "Activity delivery is paused: the backend answered %d to POST /activity; %s. "
+                     "Records are kept.",
                      status, activity_pause_hint(status));
     }
 }
@@ -55,7 +58,8 @@ retry(struct post *post)
     if (delivery->failures == 0) {
         event_notice(delivery->outbox, NOTICE_WARNING,
                      "Activity delivery failed, and is tried again: %s. Records are kept.",
-                     post->call.failure ? post->call.message : "the backend answered with an error");
+                     post->call.failure ? post->call.message
+                                        : "the backend answered with an error");
     }
     hold_back(delivery, wait_ms);
     stats_add(delivery->stats, STATS_records_retried, 1);
@@ -115,7 +119,8 @@ send_one(struct post *post)
     return http_start(reactor_http(delivery->reactor), &post->call);
 }
 
-/* Sends what may be sent now: while the backend is failing, one at a time, and not before its time. */
+/* Sends what may be sent now: while the backend is failing, one at a time, and not before its time.
+ */
 static void
 send_ready(struct delivery *delivery)
 {

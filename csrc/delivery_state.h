@@ -1,6 +1,8 @@
-/* The delivery's inside, for delivery.c (the loop and the spool thread) and delivery_post.c (the reactor) only.
+/* The delivery's inside, for delivery.c (the loop and the spool thread) and delivery_post.c (the
+ * reactor) only.
  *
- * A post is made by the spool thread, given to the reactor, and comes back settled; whoever holds it owns all in it.
+ * A post is made by the spool thread, given to the reactor, and comes back settled; whoever holds
+ * it owns all in it.
  *
  * Each field says whose it is. */
 #ifndef FORWARDER_DELIVERY_STATE_H
@@ -21,9 +23,9 @@ enum post_fate { POST_DELIVERED, POST_BURIED };
 
 /* One record of the window. */
 struct post {
-    struct reactor_task send;    /* spool thread → reactor */
-    struct store_task settle;    /* reactor → spool thread */
-    struct link ready;           /* the reactor's list of posts that wait to be sent */
+    struct reactor_task send; /* spool thread → reactor */
+    struct store_task settle; /* reactor → spool thread */
+    struct link ready;        /* the reactor's list of posts that wait to be sent */
     struct delivery *delivery;
     struct spool_record record;
     struct http_call call;
@@ -42,9 +44,9 @@ struct delivery {
     /* loop → spool thread */
     struct mailbox inbox;
     struct store_task move;
-    atomic_bool move_asked;      /* `move` is on its way */
+    atomic_bool move_asked; /* `move` is on its way */
     struct store_task flush;
-    struct mailbox flushed;      /* spool thread → loop: everything is delivered */
+    struct mailbox flushed; /* spool thread → loop: everything is delivered */
     struct mail flushed_mail;
     pthread_t thread;
     bool started;
@@ -52,24 +54,27 @@ struct delivery {
 
     /* the spool thread's */
     int64_t last_move_ms;
-    int64_t move_due_ms;         /* CLOCK_NEVER: nothing to move */
-    int64_t cursor;              /* rows up to this one are in the window, or were */
-    size_t window;               /* posts that are out */
+    int64_t move_due_ms; /* CLOCK_NEVER: nothing to move */
+    int64_t cursor;      /* rows up to this one are in the window, or were */
+    size_t window;       /* posts that are out */
     bool flushing;
-    bool store_failed;           /* said so already */
+    bool store_failed; /* said so already */
 
     /* the reactor's */
     struct list ready;
     size_t in_flight;
-    unsigned failures;           /* in a row, of the delivery as a whole */
+    unsigned failures; /* in a row, of the delivery as a whole */
     int64_t not_before_ms;
-    int paused_status;           /* said so already; 0 when not paused */
+    int paused_status; /* said so already; 0 when not paused */
     struct reactor_timer timer;
 };
 
 /* The reactor's entry points. */
-void delivery_post_by_task(struct reactor_task *task);
-void delivery_post_by_timer(struct reactor_timer *timer);
-void delivery_post_destroy(struct post *post);
+void
+delivery_post_by_task(struct reactor_task *task);
+void
+delivery_post_by_timer(struct reactor_timer *timer);
+void
+delivery_post_destroy(struct post *post);
 
 #endif

@@ -11,8 +11,8 @@
 
 /* ---- deciding ---- */
 
-/* The detail may be NULL: then what is written there already stays.  The request joins the decided ones; a caller that
- * is still there takes it out again (see settled_at_once). */
+/* The detail may be NULL: then what is written there already stays.  The request joins the decided
+ * ones; a caller that is still there takes it out again (see settled_at_once). */
 static void
 decide(struct engine *engine, struct request *request, enum reason reason, const char *detail)
 {
@@ -42,7 +42,8 @@ decide(struct engine *engine, struct request *request, enum reason reason, const
     list_push_back(&engine->decided, &request->link);
 }
 
-/* Before going back to the caller that began the request: one that is decided by now need not be queued for it. */
+/* Before going back to the caller that began the request: one that is decided by now need not be
+ * queued for it. */
 static void
 settled_at_once(struct request *request)
 {
@@ -73,7 +74,9 @@ blocks(struct engine *engine, struct request *request, struct slice subject)
         stats_add(&engine->stats, STATS_rule_limits, 1);
     }
     snprintf(request->detail, sizeof request->detail,
-             hit.outcome == RULES_LIMIT ? "rule %s could not be decided within its limits" : "rule %s", id);
+             hit.outcome == RULES_LIMIT ? "rule %s could not be decided within its limits"
+                                        : "rule %s",
+             id);
     return true;
 }
 
@@ -95,11 +98,13 @@ rules_state(const struct engine *engine)
     if (engine->rules == NULL) {
         return REASON_no_rules;
     }
-    bool stale = engine->max_stale_ms > 0 && clock_now_ms() - engine->rules_confirmed_ms > engine->max_stale_ms;
+    bool stale = engine->max_stale_ms > 0
+                 && clock_now_ms() - engine->rules_confirmed_ms > engine->max_stale_ms;
     return stale ? REASON_stale_rules : REASON_NONE;
 }
 
-/* The target, and the hosts that Host header, authority and SNI name: all must be allowed, and then they must agree. */
+/* The target, and the hosts that Host header, authority and SNI name: all must be allowed, and then
+ * they must agree. */
 static enum reason
 judge(struct engine *engine, struct request *request)
 {
@@ -130,7 +135,8 @@ send_lookup(struct engine *engine, struct request *request)
     struct lookup *lookup;
     request->detail[0] = '\0';
     struct slice token = {request->token.text, request->token.len};
-    enum err err = lookup_create(&engine->lookups, buf_slice(&request->url.raw), token, request->deadline_ms, &lookup);
+    enum err err = lookup_create(&engine->lookups, buf_slice(&request->url.raw), token,
+                                 request->deadline_ms, &lookup);
     if (err) {
         decide(engine, request, REASON_internal, err_text(err));
         return;
@@ -179,7 +185,8 @@ judge_and_go_on(struct engine *engine, struct request *request)
 }
 
 enum err
-engine_begin(struct engine *engine, const struct request_input *input, void *owner, struct request **out)
+engine_begin(struct engine *engine, const struct request_input *input, void *owner,
+             struct request **out)
 {
     struct request_policy policy = {
         .default_token = &engine->default_token,
@@ -236,7 +243,8 @@ engine_retry(struct engine *engine, struct request *request)
 }
 
 enum err
-engine_judge(struct engine *engine, struct request *request, const struct url_parts *target, bool *allowed)
+engine_judge(struct engine *engine, struct request *request, const struct url_parts *target,
+             bool *allowed)
 {
     struct url url;
     enum err err = url_build(target, &url);
@@ -266,6 +274,16 @@ engine_judge(struct engine *engine, struct request *request, const struct url_pa
 
 /* ---- the record and the end ---- */
 
+/* Of the proxy in use or, when the last dial failed, of that one; NULL when none was ever chosen. */
+static const struct wire_id *
+last_proxy_id(const struct request *request)
+{
+    if (request->upstream.host != NULL) {
+        return &request->upstream.id;
+    }
+    return request->tried_count > 0 ? &request->tried[request->tried_count - 1].id : NULL;
+}
+
 enum err
 engine_record(struct engine *engine, struct request *request, int status)
 {
@@ -274,13 +292,12 @@ engine_record(struct engine *engine, struct request *request, int status)
     }
     const struct wire_id *user_id = &request->user_id;
     if (user_id->kind == WIRE_ID_NONE && request->token.len > 0) {
-        user_id = token_cache_get(engine->users, (struct slice){request->token.text, request->token.len});
+        user_id =
+            token_cache_get(engine->users, (struct slice){request->token.text, request->token.len});
     }
-    bool through_proxy = request->upstream.host != NULL;
     struct wire_activity activity = {
         .user_id = user_id,
-        .proxy_id = through_proxy ? &request->upstream.id
-                    : request->tried_count > 0 ? &request->tried[request->tried_count - 1].id : NULL,
+        .proxy_id = last_proxy_id(request),
         .url = buf_string(&request->url.raw),
         .method = request->method,
         .status_code = status,
@@ -333,7 +350,8 @@ engine_release(struct engine *engine, struct request *request)
 
 /* ---- events ---- */
 
-/* Whom the backend took the token for: what it said, else the claim of a token it has accepted (DESIGN.md §6). */
+/* Whom the backend took the token for: what it said, else the claim of a token it has accepted
+ * (DESIGN.md §6). */
 static void
 learn_user(struct engine *engine, struct request *request, struct lookup *lookup)
 {
@@ -346,7 +364,7 @@ learn_user(struct engine *engine, struct request *request, struct lookup *lookup
     }
     if (request->user_id.kind == WIRE_ID_NONE
         && token_claim(token, engine->user_id_claim, &request->user_id)) {
-        return;   /* an opaque token, or one without the claim: unknown is null */
+        return; /* an opaque token, or one without the claim: unknown is null */
     }
     if (token_cache_put(engine->users, token, &request->user_id)) {
         token_cache_drop(engine->users, token);
@@ -383,7 +401,8 @@ lookup_answered(struct engine *engine, struct lookup *lookup)
             learn_user(engine, request, lookup);
         }
         else if (lookup->reason == REASON_token_refused) {
-            token_cache_drop(engine->users, (struct slice){request->token.text, request->token.len});
+            token_cache_drop(engine->users,
+                             (struct slice){request->token.text, request->token.len});
         }
         if (lookup->reason == REASON_NONE) {
             take_route(engine, request, lookup);
@@ -468,19 +487,23 @@ engine_next_expiry_ms(const struct engine *engine)
     int64_t next_ms = permits_next_expiry_ms(&engine->permits);
     if (!list_is_empty(&engine->waiting_for_rules)) {
         /* All wait equally long, so the first is the first to give up. */
-        struct request *first = LIST_ENTRY(engine->waiting_for_rules.head.next, struct request, link);
+        struct request *first =
+            LIST_ENTRY(engine->waiting_for_rules.head.next, struct request, link);
         next_ms = first->deadline_ms < next_ms ? first->deadline_ms : next_ms;
     }
     return next_ms;
 }
 
 void
-engine_expire_at(struct engine *engine, int64_t now_ms, enum reason permits_reason, enum reason rules_reason)
+engine_expire_at(struct engine *engine, int64_t now_ms, enum reason permits_reason,
+                 enum reason rules_reason)
 {
-    for (struct permit *permit; (permit = permits_take_expired(&engine->permits, now_ms)) != NULL;) {
+    for (struct permit *permit;
+         (permit = permits_take_expired(&engine->permits, now_ms)) != NULL;) {
         decide(engine, CONTAINER_OF(permit, struct request, permit), permits_reason, NULL);
     }
-    LIST_FOR_EACH_SAFE (link, after, &engine->waiting_for_rules) {
+    LIST_FOR_EACH_SAFE(link, after, &engine->waiting_for_rules)
+    {
         struct request *request = LIST_ENTRY(link, struct request, link);
         if (request->deadline_ms > now_ms) {
             return;

@@ -1,9 +1,12 @@
-/* The engine: the life of every request, from token to record.  All that the binding sees of the core.
+/* The engine: the life of every request, from token to record.  All that the binding sees of the
+ * core.
  *
- * The engine owns its threads, the rule set in place and the spool.  A struct request belongs to the binding from
- * engine_begin to engine_release; while it is undecided the engine holds pointers to it, so it must stay until then.
+ * The engine owns its threads, the rule set in place and the spool.  A struct request belongs to
+ * the binding from engine_begin to engine_release; while it is undecided the engine holds pointers
+ * to it, so it must stay until then.
  *
- * The loop thread only, but for engine_stop's waiting, which needs no other lock (the binding drops the GIL for it). */
+ * The loop thread only, but for engine_stop's waiting, which needs no other lock (the binding drops
+ * the GIL for it). */
 #ifndef FORWARDER_ENGINE_H
 #define FORWARDER_ENGINE_H
 
@@ -18,17 +21,17 @@
 /* Borrowed for the length of engine_create. */
 struct engine_config {
     const char *proxy_url, *blacklist_url, *activity_url;
-    const char *system_token;      /* bare */
-    const char *default_user_jwt;  /* bare; NULL: none */
+    const char *system_token;     /* bare */
+    const char *default_user_jwt; /* bare; NULL: none */
     bool require_user_jwt;
     bool forward_authorization;
-    const char *user_id_claim;     /* comma-separated names */
+    const char *user_id_claim; /* comma-separated names */
     struct http_tls tls;
     int64_t refresh_ms;
-    int64_t max_stale_ms;          /* 0: a rule set never grows too old */
+    int64_t max_stale_ms; /* 0: a rule set never grows too old */
     size_t blacklist_max_bytes;
-    int timeout_ms;                /* queue, backend, dials and retries together */
-    int connect_timeout_ms;        /* to the backend */
+    int timeout_ms;         /* queue, backend, dials and retries together */
+    int connect_timeout_ms; /* to the backend */
     int queue_timeout_ms;
     size_t max_concurrent;
     unsigned proxy_retries;
@@ -42,98 +45,142 @@ struct request;
 struct request_input {
     struct slice method;
     struct url_parts target;
-    struct slice host_header;          /* as sent; empty: none */
-    struct slice authority;            /* of the request target, or :authority; empty: none */
-    struct slice sni;                  /* of the client's TLS; empty: none */
-    struct slice authorization;        /* header values; empty: none */
+    struct slice host_header;   /* as sent; empty: none */
+    struct slice authority;     /* of the request target, or :authority; empty: none */
+    struct slice sni;           /* of the client's TLS; empty: none */
+    struct slice authorization; /* header values; empty: none */
     struct slice proxy_authorization;
-    struct slice tunnel_authorization; /* what came with the CONNECT of this connection; empty: none */
+    struct slice
+        tunnel_authorization; /* what came with the CONNECT of this connection; empty: none */
 };
 
 #define ENGINE_MESSAGE_SIZE 256
 
-/* Opens the spool and makes the threads, none of which runs yet.  On failure message says what is wrong. */
-enum err engine_create(const struct engine_config *config, struct engine **out,
-                       char message[ENGINE_MESSAGE_SIZE]) MUST_CHECK;
-enum err engine_start(struct engine *engine) MUST_CHECK;
-/* See csrc/README.md, "Stopping".  Undecided requests are decided (shutting_down) and wait in engine_take_decided. */
-void engine_stop(struct engine *engine, int timeout_ms);
+/* Opens the spool and makes the threads, none of which runs yet.  On failure message says what is
+ * wrong. */
+enum err
+engine_create(const struct engine_config *config, struct engine **out,
+              char message[ENGINE_MESSAGE_SIZE]) MUST_CHECK;
+enum err
+engine_start(struct engine *engine) MUST_CHECK;
+/* See csrc/README.md, "Stopping".  Undecided requests are decided (shutting_down) and wait in
+ * engine_take_decided. */
+void
+engine_stop(struct engine *engine, int timeout_ms);
 /* The engine must be stopped, or this is a forked child (nothing is freed then). */
-void engine_destroy(struct engine *engine);
+void
+engine_destroy(struct engine *engine);
 /* From now on every new request is answered shutting_down; those that run go on. */
-void engine_refuse(struct engine *engine);
+void
+engine_refuse(struct engine *engine);
 /* New secrets; default_user_jwt may be NULL. */
-enum err engine_set_secrets(struct engine *engine, const char *system_token, const char *default_user_jwt) MUST_CHECK;
+enum err
+engine_set_secrets(struct engine *engine, const char *system_token,
+                   const char *default_user_jwt) MUST_CHECK;
 /* Fetches the rules now. */
-void engine_refresh(struct engine *engine);
+void
+engine_refresh(struct engine *engine);
 
 /* Readable while events wait. */
-int engine_fd(const struct engine *engine);
+int
+engine_fd(const struct engine *engine);
 /* Handles the waiting events. */
-void engine_drain(struct engine *engine);
+void
+engine_drain(struct engine *engine);
 /* A request that was decided since it was asked about; NULL when there is none. */
-struct request *engine_take_decided(struct engine *engine);
+struct request *
+engine_take_decided(struct engine *engine);
 /* A line for the log, to be freed with engine_notice_destroy; NULL when there is none. */
-struct notice *engine_take_notice(struct engine *engine);
-void engine_notice_destroy(struct notice *notice);
+struct notice *
+engine_take_notice(struct engine *engine);
+void
+engine_notice_destroy(struct notice *notice);
 /* When engine_expire should be called next (clock_now_ms); CLOCK_NEVER. */
-int64_t engine_next_expiry_ms(const struct engine *engine);
+int64_t
+engine_next_expiry_ms(const struct engine *engine);
 /* Answers those who have waited too long. */
-void engine_expire(struct engine *engine);
+void
+engine_expire(struct engine *engine);
 
-/* Token, blacklist, permit, backend.  owner is the binding's and comes back from request_owner.  On success the request
- * is either decided, or it will come out of engine_take_decided.  Only ERR_MEMORY fails: answer `internal`. */
-enum err engine_begin(struct engine *engine, const struct request_input *input, void *owner,
-                      struct request **out) MUST_CHECK;
-/* The dial failed before a byte of the request had left: asks for another upstream proxy.  Undecided, or decided at once
- * (no try left: REASON_no_proxy). */
-enum err engine_retry(struct engine *engine, struct request *request) MUST_CHECK;
-/* Is the URL that is about to leave the one that was judged, or, judged now, allowed?  On false request_reason says why
- * not.  ERR_MEMORY must be taken for false. */
-enum err engine_judge(struct engine *engine, struct request *request, const struct url_parts *target,
-                      bool *allowed) MUST_CHECK;
+/* Token, blacklist, permit, backend.  owner is the binding's and comes back from request_owner.  On
+ * success the request is either decided, or it will come out of engine_take_decided.  Only
+ * ERR_MEMORY fails: answer `internal`. */
+enum err
+engine_begin(struct engine *engine, const struct request_input *input, void *owner,
+             struct request **out) MUST_CHECK;
+/* The dial failed before a byte of the request had left: asks for another upstream proxy.
+ * Undecided, or decided at once (no try left: REASON_no_proxy). */
+enum err
+engine_retry(struct engine *engine, struct request *request) MUST_CHECK;
+/* Is the URL that is about to leave the one that was judged, or, judged now, allowed?  On false
+ * request_reason says why not.  ERR_MEMORY must be taken for false. */
+enum err
+engine_judge(struct engine *engine, struct request *request, const struct url_parts *target,
+             bool *allowed) MUST_CHECK;
 /* Writes the one activity record; does nothing when it was written before. */
-enum err engine_record(struct engine *engine, struct request *request, int status) MUST_CHECK;
-/* The flow has ended: the permit goes back.  Does nothing the second time.  A request that is still undecided counts as
- * decided (internal) from here on, and does not come out of engine_take_decided any more. */
-void engine_finish(struct engine *engine, struct request *request);
+enum err
+engine_record(struct engine *engine, struct request *request, int status) MUST_CHECK;
+/* The flow has ended: the permit goes back.  Does nothing the second time.  A request that is still
+ * undecided counts as decided (internal) from here on, and does not come out of engine_take_decided
+ * any more. */
+void
+engine_finish(struct engine *engine, struct request *request);
 /* Finishes and frees.  The request must be decided. */
-void engine_release(struct engine *engine, struct request *request);
+void
+engine_release(struct engine *engine, struct request *request);
 
-bool request_is_decided(const struct request *request);
-bool request_is_recorded(const struct request *request);
-bool request_is_finished(const struct request *request);
-void *request_owner(const struct request *request);
+bool
+request_is_decided(const struct request *request);
+bool
+request_is_recorded(const struct request *request);
+bool
+request_is_finished(const struct request *request);
+void *
+request_owner(const struct request *request);
 /* REASON_NONE: routed, and request_upstream is set. */
-enum reason request_reason(const struct request *request);
+enum reason
+request_reason(const struct request *request);
 /* One line for the answer's detail, "" when the reason says it all; holds no secret. */
-const char *request_detail(const struct request *request);
-const struct upstream *request_upstream(const struct request *request);
+const char *
+request_detail(const struct request *request);
+const struct upstream *
+request_upstream(const struct request *request);
 /* The `Authorization` header was the user token and must not leave. */
-bool request_takes_authorization(const struct request *request);
-const char *request_id(const struct request *request);
-const char *request_method(const struct request *request);
+bool
+request_takes_authorization(const struct request *request);
+const char *
+request_id(const struct request *request);
+const char *
+request_method(const struct request *request);
 /* Without query and user information, for the log. */
-const char *request_loggable_url(const struct request *request);
-int64_t request_started_ms(const struct request *request);
-int64_t request_deadline_ms(const struct request *request);
+const char *
+request_loggable_url(const struct request *request);
+int64_t
+request_started_ms(const struct request *request);
+int64_t
+request_deadline_ms(const struct request *request);
 
-/* Which rule would match; borrowed until the next call that changes rules.  ERR_MISSING: no rule set yet. */
+/* Which rule would match; borrowed until the next call that changes rules.  ERR_MISSING: no rule
+ * set yet. */
 struct engine_test {
     bool blocked, limit;
-    struct wire_id id;       /* borrowed */
-    const char *pattern;     /* borrowed; NULL when nothing matched */
+    struct wire_id id;   /* borrowed */
+    const char *pattern; /* borrowed; NULL when nothing matched */
 };
-enum err engine_test_url(struct engine *engine, const struct url_parts *target, struct engine_test *out) MUST_CHECK;
+enum err
+engine_test_url(struct engine *engine, const struct url_parts *target,
+                struct engine_test *out) MUST_CHECK;
 
 struct engine_gauges {
     size_t permits_held, permits_waiting;
-    size_t rules;             /* in the set in place */
-    int64_t rules_age_ms;     /* since the backend confirmed it; -1: never */
+    size_t rules;         /* in the set in place */
+    int64_t rules_age_ms; /* since the backend confirmed it; -1: never */
     int64_t spool_depth;
-    const char *spool_place;  /* borrowed */
+    const char *spool_place; /* borrowed */
 };
-void engine_gauges(struct engine *engine, struct engine_gauges *out);
-uint64_t engine_counter(const struct engine *engine, enum stats_counter counter);
+void
+engine_gauges(struct engine *engine, struct engine_gauges *out);
+uint64_t
+engine_counter(const struct engine *engine, enum stats_counter counter);
 
 #endif

@@ -7,7 +7,8 @@
 
 /* Tokens whose user is remembered. */
 #define TOKEN_CACHE_ENTRIES 10000
-/* Calls to the backend beside one lookup for each permit: the posts of the activity log and the rule list. */
+/* Calls to the backend beside one lookup for each permit: the posts of the activity log and the
+ * rule list. */
 #define EXTRA_CONNECTIONS (DELIVERY_IN_FLIGHT + 2)
 
 static enum err
@@ -33,12 +34,14 @@ set_authorization(struct buf *out, const char *system_token)
 }
 
 static enum err
-create_services(struct engine *engine, const struct engine_config *config, char message[ENGINE_MESSAGE_SIZE])
+create_services(struct engine *engine, const struct engine_config *config,
+                char message[ENGINE_MESSAGE_SIZE])
 {
     enum err err = reactor_create(&config->tls, (int)config->max_concurrent + EXTRA_CONNECTIONS,
                                   config->connect_timeout_ms, &engine->reactor);
     if (err) {
-        snprintf(message, ENGINE_MESSAGE_SIZE, "the HTTP client could not be set up: %s", err_text(err));
+        snprintf(message, ENGINE_MESSAGE_SIZE, "the HTTP client could not be set up: %s",
+                 err_text(err));
         return err;
     }
     lookup_service_init(&engine->lookups, engine->reactor, &engine->outbox, engine->proxy_url);
@@ -49,7 +52,8 @@ create_services(struct engine *engine, const struct engine_config *config, char 
         .timeout_ms = config->timeout_ms,
         .max_body = config->blacklist_max_bytes,
     };
-    err = refresh_create(engine->reactor, &engine->outbox, &engine->stats, &refresh, &engine->refresh);
+    err = refresh_create(engine->reactor, &engine->outbox, &engine->stats, &refresh,
+                         &engine->refresh);
     if (err) {
         return err;
     }
@@ -59,7 +63,8 @@ create_services(struct engine *engine, const struct engine_config *config, char 
         .authorization = &engine->authorization,
         .timeout_ms = config->timeout_ms,
     };
-    return delivery_create(engine->reactor, &engine->outbox, &engine->stats, &delivery, &engine->delivery, message);
+    return delivery_create(engine->reactor, &engine->outbox, &engine->stats, &delivery,
+                           &engine->delivery, message);
 }
 
 static enum err
@@ -68,7 +73,8 @@ create_state(struct engine *engine, const struct engine_config *config)
     engine->proxy_url = mem_string(config->proxy_url);
     engine->blacklist_url = mem_string(config->blacklist_url);
     engine->user_id_claim = mem_string(config->user_id_claim);
-    if (engine->proxy_url == NULL || engine->blacklist_url == NULL || engine->user_id_claim == NULL) {
+    if (engine->proxy_url == NULL || engine->blacklist_url == NULL
+        || engine->user_id_claim == NULL) {
         return ERR_MEMORY;
     }
     enum err err = set_token(&engine->default_token, config->default_user_jwt);
@@ -85,7 +91,8 @@ create_state(struct engine *engine, const struct engine_config *config)
 }
 
 enum err
-engine_create(const struct engine_config *config, struct engine **out, char message[ENGINE_MESSAGE_SIZE])
+engine_create(const struct engine_config *config, struct engine **out,
+              char message[ENGINE_MESSAGE_SIZE])
 {
     struct engine *engine = mem_zalloc(sizeof *engine);
     snprintf(message, ENGINE_MESSAGE_SIZE, "%s", err_text(ERR_MEMORY));

@@ -1,4 +1,5 @@
-/* The engine's inside, for engine.c (the life of a request) and engine_life.c (the life of the engine) only.
+/* The engine's inside, for engine.c (the life of a request) and engine_life.c (the life of the
+ * engine) only.
  *
  * The engine owns all of it.
  *
@@ -17,8 +18,8 @@
 #include "token.h"
 
 struct engine {
-    pid_t owner;                    /* a forked child must leave everything alone */
-    struct mailbox outbox;          /* from all other threads */
+    pid_t owner;           /* a forked child must leave everything alone */
+    struct mailbox outbox; /* from all other threads */
     struct stats stats;
     char *proxy_url, *blacklist_url, *user_id_claim;
     struct token default_token;
@@ -31,18 +32,18 @@ struct engine {
     struct lookup_service lookups;
     struct refresh *refresh;
     struct delivery *delivery;
-    struct buf authorization;       /* "Bearer SYSTEM_TOKEN"; the reactor's once it runs */
+    struct buf authorization; /* "Bearer SYSTEM_TOKEN"; the reactor's once it runs */
 
-    struct rules *rules;            /* in place; NULL: none yet */
+    struct rules *rules; /* in place; NULL: none yet */
     struct rules_scratch *scratch;
     int64_t rules_confirmed_ms;
-    bool rules_attempted;           /* the first fetch has ended, well or badly */
+    bool rules_attempted; /* the first fetch has ended, well or badly */
 
     struct token_cache *users;
     struct permits permits;
     struct list waiting_for_rules;
-    struct list decided;            /* to be taken by the binding */
-    struct list notices;            /* likewise */
+    struct list decided; /* to be taken by the binding */
+    struct list notices; /* likewise */
     bool refusing;
 };
 
@@ -53,6 +54,8 @@ engine_is_forked(const struct engine *engine)
 }
 
 /* Decides all who wait for a permit or the first rules until now_ms. */
-void engine_expire_at(struct engine *engine, int64_t now_ms, enum reason permits_reason, enum reason rules_reason);
+void
+engine_expire_at(struct engine *engine, int64_t now_ms, enum reason permits_reason,
+                 enum reason rules_reason);
 
 #endif

@@ -1,6 +1,8 @@
-/* What the other threads tell the loop: an answered lookup, news of the rule set, a line for the log.
+/* What the other threads tell the loop: an answered lookup, news of the rule set, a line for the
+ * log.
  *
- * An event is allocated by its sender, given away by mailbox_post, and freed by the engine after it was handled.
+ * An event is allocated by its sender, given away by mailbox_post, and freed by the engine after it
+ * was handled.
  *
  * Sending: any thread.  Handling: the loop. */
 #ifndef FORWARDER_EVENT_H
@@ -23,10 +25,12 @@ enum notice_level { NOTICE_INFO = 20, NOTICE_WARNING = 30, NOTICE_ERROR = 40 };
 struct notice {
     struct event event;
     enum notice_level level;
-    char text[NOTICE_SIZE];   /* one line; holds no secret */
+    char text[NOTICE_SIZE]; /* one line; holds no secret */
 };
 
 /* Best effort: when memory is short or the loop is gone the line is lost, never the caller. */
-void event_notice(struct mailbox *outbox, enum notice_level level, const char *format, ...) PRINTF_LIKE(3, 4);
+void
+event_notice(struct mailbox *outbox, enum notice_level level, const char *format, ...)
+    PRINTF_LIKE(3, 4);
 
 #endif

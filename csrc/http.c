@@ -332,7 +332,7 @@ parse_retry_after(const char *text)
     size_t digits = strspn(text, "0123456789");
     double seconds;
     if (digits > 0 && text[digits] == '\0') {
-        seconds = digits > 9 ? RETRY_AFTER_MAX_S : (double)atol(text);
+        seconds = digits > 9 ? RETRY_AFTER_MAX_S : (double)strtol(text, NULL, 10);
     }
     else {
         /* curl_getdate takes much more; an HTTP date begins with the name of a day. */

@@ -1,6 +1,7 @@
 /* Intrusive doubly linked list.  Taking out an element that is in no list is harmless.
  *
- * The list owns nothing; an element lies inside the struct it links and must leave the list before that is freed.
+ * The list owns nothing; an element lies inside the struct it links and must leave the list before
+ * that is freed.
  *
  * One thread at a time. */
 #ifndef FORWARDER_LIST_H
@@ -17,11 +18,11 @@ struct list {
 };
 
 #define LIST_ENTRY(link, type, member) CONTAINER_OF(link, type, member)
-#define LIST_FOR_EACH(cursor, list) \
+#define LIST_FOR_EACH(cursor, list)                                                                \
     for (struct link *cursor = (list)->head.next; cursor != &(list)->head; cursor = cursor->next)
 /* The body may take out the current element. */
-#define LIST_FOR_EACH_SAFE(cursor, after, list)                                            \
-    for (struct link *cursor = (list)->head.next, *after = cursor->next; cursor != &(list)->head; \
+#define LIST_FOR_EACH_SAFE(cursor, after, list)                                                    \
+    for (struct link *cursor = (list)->head.next, *after = cursor->next; cursor != &(list)->head;  \
          cursor = after, after = cursor->next)
 
 static inline void

@@ -2,7 +2,8 @@
  *
  * The struct is the caller's memory.
  *
- * Any thread; at most one lock is held at a time, and never while a callback or a system call other than write(2) runs. */
+ * Any thread; at most one lock is held at a time, and never while a callback or a system call other
+ * than write(2) runs. */
 #ifndef FORWARDER_LOCK_H
 #define FORWARDER_LOCK_H
 

@@ -19,7 +19,8 @@ lookup_service_init(struct lookup_service *service, struct reactor *reactor, str
     breaker_init(&service->breaker);
 }
 
-static void run(struct reactor_task *task);
+static void
+run(struct reactor_task *task);
 
 enum err
 lookup_create(struct lookup_service *service, struct slice target_url, struct slice token,
@@ -40,7 +41,8 @@ lookup_create(struct lookup_service *service, struct slice target_url, struct sl
     buf_init(&lookup->authorization, TOKEN_MAX + sizeof "Bearer ");
     enum err err = buf_append_string(&lookup->url, service->url);
     if (!err) {
-        err = buf_append_string(&lookup->url, strchr(service->url, '?') ? "&target_url=" : "?target_url=");
+        err = buf_append_string(&lookup->url,
+                                strchr(service->url, '?') ? "&target_url=" : "?target_url=");
     }
     if (!err) {
         err = http_append_query_value(&lookup->url, target_url);
@@ -189,12 +191,14 @@ run(struct reactor_task *task)
         return;
     }
     if (!breaker_allows(&service->breaker, now_ms)) {
-        answer(lookup, REASON_backend_unreachable, "the backend has failed repeatedly; it is asked again once a second");
+        answer(lookup, REASON_backend_unreachable,
+               "the backend has failed repeatedly; it is asked again once a second");
         return;
     }
     lookup->call.method = HTTP_GET;
     lookup->call.url = buf_string(&lookup->url);
-    lookup->call.authorization = lookup->authorization.len > 0 ? buf_string(&lookup->authorization) : NULL;
+    lookup->call.authorization =
+        lookup->authorization.len > 0 ? buf_string(&lookup->authorization) : NULL;
     lookup->call.timeout_ms = (int)(lookup->deadline_ms - now_ms);
     lookup->call.max_body = ANSWER_MAX;
     lookup->call.done = done;

@@ -6,7 +6,8 @@
 
 /* ---- deciding and resolving ---- */
 
-/* Wakes who awaits the request.  An exception on the way is theirs: the hook answers for it and fails closed. */
+/* Wakes who awaits the request.  An exception on the way is theirs: the hook answers for it and
+ * fails closed. */
 static void
 resolve(struct py_request *self)
 {
@@ -24,8 +25,10 @@ resolve(struct py_request *self)
     PyObject *done = py_call(state, future, NAME_done);
     PyObject *result = NULL;
     if (done == Py_False) {
-        result = error != NULL ? PyObject_CallMethodObjArgs(future, state->names[NAME_set_exception], error, NULL)
-                               : PyObject_CallMethodObjArgs(future, state->names[NAME_set_result], Py_None, NULL);
+        result =
+            error != NULL
+                ? PyObject_CallMethodObjArgs(future, state->names[NAME_set_exception], error, NULL)
+                : PyObject_CallMethodObjArgs(future, state->names[NAME_set_result], Py_None, NULL);
     }
     if (PyErr_Occurred()) {
         PyErr_WriteUnraisable((PyObject *)self);
@@ -35,7 +38,7 @@ resolve(struct py_request *self)
     Py_XDECREF(error);
     Py_DECREF(flow);
     Py_DECREF(future);
-    Py_DECREF((PyObject *)self);   /* the engine's reference */
+    Py_DECREF((PyObject *)self); /* the engine's reference */
 }
 
 static void
@@ -69,7 +72,8 @@ arm_expiry(struct py_engine *self)
     }
     PyObject *expire = py_get(self->state, (PyObject *)self, NAME_expire);
     double delay = (double)(next_ms - clock_now_ms()) / 1000.0;
-    PyObject *handle = expire ? PyObject_CallMethod(self->loop, "call_later", "dO", delay > 0 ? delay : 0.0, expire)
+    PyObject *handle = expire ? PyObject_CallMethod(self->loop, "call_later", "dO",
+                                                    delay > 0 ? delay : 0.0, expire)
                               : NULL;
     Py_XDECREF(expire);
     if (handle == NULL) {
@@ -80,7 +84,8 @@ arm_expiry(struct py_engine *self)
     return 0;
 }
 
-/* After begin or retry: applied at once, or a future for later.  New reference, None when there is nothing to await. */
+/* After begin or retry: applied at once, or a future for later.  New reference, None when there is
+ * nothing to await. */
 static PyObject *
 settle(struct py_request *self, PyObject *flow)
 {
@@ -96,14 +101,14 @@ settle(struct py_request *self, PyObject *flow)
     }
     self->flow = Py_NewRef(flow);
     self->future = Py_NewRef(future);
-    Py_INCREF((PyObject *)self);   /* the engine's reference: request_owner */
+    Py_INCREF((PyObject *)self); /* the engine's reference: request_owner */
     return future;
 }
 
 /* ---- Engine: requests ---- */
 
-/* The flow's Request; borrowed, NULL without an exception when it has none.  Its engine may be an earlier one, which was
- * replaced when the configuration changed: what follows must go there. */
+/* The flow's Request; borrowed, NULL without an exception when it has none.  Its engine may be an
+ * earlier one, which was replaced when the configuration changed: what follows must go there. */
 static struct py_request *
 request_of(struct py_engine *self, PyObject *flow)
 {
@@ -114,7 +119,7 @@ request_of(struct py_engine *self, PyObject *flow)
         }
         return NULL;
     }
-    Py_DECREF(object);   /* the flow keeps it */
+    Py_DECREF(object); /* the flow keeps it */
     if (Py_TYPE(object) != self->state->request_type) {
         PyErr_SetString(PyExc_TypeError, "flow._forwarder is not a Request");
         return NULL;
@@ -167,7 +172,8 @@ engine_py_retry(PyObject *object, PyObject *flow)
 {
     struct py_engine *self = SELF(object);
     struct py_request *request = request_of(self, flow);
-    if (request == NULL || request_upstream(request->request) == NULL || request_is_finished(request->request)) {
+    if (request == NULL || request_upstream(request->request) == NULL
+        || request_is_finished(request->request)) {
         if (!PyErr_Occurred()) {
             PyErr_SetString(PyExc_ValueError, "this flow has no route to be replaced");
         }
@@ -194,7 +200,8 @@ engine_py_judge(PyObject *object, PyObject *flow)
         flow_reading_fini(&reading);
         return NULL;
     }
-    enum err err = engine_judge(request->engine->engine, request->request, &reading.input.target, &allowed);
+    enum err err =
+        engine_judge(request->engine->engine, request->request, &reading.input.target, &allowed);
     flow_reading_fini(&reading);
     if (err) {
         return PyErr_NoMemory();
@@ -217,7 +224,8 @@ engine_py_record(PyObject *object, PyObject *flow)
     if (flow_status(self, flow, &status) < 0) {
         return NULL;
     }
-    return PyBool_FromLong(engine_record(request->engine->engine, request->request, status) == ERR_OK);
+    return PyBool_FromLong(engine_record(request->engine->engine, request->request, status)
+                           == ERR_OK);
 }
 
 static PyObject *
@@ -241,8 +249,9 @@ engine_py_finish(PyObject *object, PyObject *flow)
     if (proxy_id == NULL) {
         return NULL;
     }
-    return Py_BuildValue("(ssiNLs)", request_method(request->request), request_loggable_url(request->request), status,
-                         proxy_id, (long long)(clock_now_ms() - request_started_ms(request->request)),
+    return Py_BuildValue("(ssiNLs)", request_method(request->request),
+                         request_loggable_url(request->request), status, proxy_id,
+                         (long long)(clock_now_ms() - request_started_ms(request->request)),
                          request_id(request->request));
 }
 
@@ -280,7 +289,8 @@ engine_py_start(PyObject *object, PyObject *Py_UNUSED(ignored))
 {
     enum err err = engine_start(SELF(object)->engine);
     if (err) {
-        return PyErr_Format(PyExc_RuntimeError, "the engine's threads could not be started: %s", err_text(err));
+        return PyErr_Format(PyExc_RuntimeError, "the engine's threads could not be started: %s",
+                            err_text(err));
     }
     return Py_NewRef(Py_None);
 }
@@ -324,7 +334,8 @@ engine_py_set_secrets(PyObject *object, PyObject *args)
     }
     enum err err = engine_set_secrets(SELF(object)->engine, system_token, default_user_jwt);
     if (err) {
-        return PyErr_Format(PyExc_ValueError, "the secrets could not be replaced: %s", err_text(err));
+        return PyErr_Format(PyExc_ValueError, "the secrets could not be replaced: %s",
+                            err_text(err));
     }
     return Py_NewRef(Py_None);
 }
@@ -335,8 +346,8 @@ engine_py_test(PyObject *object, PyObject *args)
     struct engine_test test;
     struct url_parts target;
     Py_ssize_t scheme_len, host_len, path_len;
-    if (!PyArg_ParseTuple(args, "s#s#is#:test", &target.scheme.data, &scheme_len, &target.host.data, &host_len,
-                          &target.port, &target.path.data, &path_len)) {
+    if (!PyArg_ParseTuple(args, "s#s#is#:test", &target.scheme.data, &scheme_len, &target.host.data,
+                          &host_len, &target.port, &target.path.data, &path_len)) {
         return NULL;
     }
     target.scheme.len = (size_t)scheme_len;
@@ -348,7 +359,9 @@ engine_py_test(PyObject *object, PyObject *args)
     case ERR_MISSING:
         return PyErr_Format(PyExc_LookupError, "no rule set was loaded yet");
     case ERR_INVALID:
-        return PyErr_Format(PyExc_ValueError, "this URL cannot be read without doubt; a request for it is answered 400");
+        return PyErr_Format(
+            PyExc_ValueError,
+            "this URL cannot be read without doubt; a request for it is answered 400");
     default:
         return PyErr_NoMemory();
     }
@@ -356,7 +369,8 @@ engine_py_test(PyObject *object, PyObject *args)
         return Py_NewRef(Py_None);
     }
     PyObject *id = py_from_id(&test.id);
-    return id != NULL ? Py_BuildValue("(NzN)", id, test.pattern, PyBool_FromLong(test.limit)) : NULL;
+    return id != NULL ? Py_BuildValue("(NzN)", id, test.pattern, PyBool_FromLong(test.limit))
+                      : NULL;
 }
 
 static PyObject *
@@ -365,13 +379,16 @@ engine_py_stats(PyObject *object, PyObject *Py_UNUSED(ignored))
     struct py_engine *self = SELF(object);
     struct engine_gauges gauges;
     engine_gauges(self->engine, &gauges);
-    PyObject *stats = Py_BuildValue("{snsnsnsLsLss}", "permits_held", (Py_ssize_t)gauges.permits_held,
-                                    "permits_waiting", (Py_ssize_t)gauges.permits_waiting, "rules",
-                                    (Py_ssize_t)gauges.rules, "rules_age_ms", (long long)gauges.rules_age_ms,
-                                    "spool_depth", (long long)gauges.spool_depth, "spool_place", gauges.spool_place);
+    PyObject *stats = Py_BuildValue(
+        "{snsnsnsLsLss}", "permits_held", (Py_ssize_t)gauges.permits_held, "permits_waiting",
+        (Py_ssize_t)gauges.permits_waiting, "rules", (Py_ssize_t)gauges.rules, "rules_age_ms",
+        (long long)gauges.rules_age_ms, "spool_depth", (long long)gauges.spool_depth, "spool_place",
+        gauges.spool_place);
     for (int i = 0; stats != NULL && i < STATS_COUNT; i++) {
-        PyObject *value = PyLong_FromUnsignedLongLong(engine_counter(self->engine, (enum stats_counter)i));
-        if (value == NULL || PyDict_SetItemString(stats, stats_name((enum stats_counter)i), value) < 0) {
+        PyObject *value =
+            PyLong_FromUnsignedLongLong(engine_counter(self->engine, (enum stats_counter)i));
+        if (value == NULL
+            || PyDict_SetItemString(stats, stats_name((enum stats_counter)i), value) < 0) {
             Py_CLEAR(stats);
         }
         Py_XDECREF(value);
@@ -395,8 +412,8 @@ engine_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
 {
     static char *keywords[] = {"config", "loop", "server", "route", "answer", "log", NULL};
     PyObject *config, *loop, *server, *route, *answer, *log;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O$OOOOO:Engine", keywords, &config, &loop, &server, &route,
-                                     &answer, &log)) {
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O$OOOOO:Engine", keywords, &config, &loop,
+                                     &server, &route, &answer, &log)) {
         return NULL;
     }
     allocfunc allocate = (allocfunc)PyType_GetSlot(type, Py_tp_alloc);
@@ -429,7 +446,8 @@ engine_dealloc(PyObject *object)
         engine_stop(self->engine, 0);
         engine_destroy(self->engine);
     }
-    PyObject *references[] = {self->loop, self->server, self->route, self->answer, self->log, self->tunnels};
+    PyObject *references[] = {self->loop,   self->server, self->route,
+                              self->answer, self->log,    self->tunnels};
     for (size_t i = 0; i < COUNT_OF(references); i++) {
         Py_XDECREF(references[i]);
     }
@@ -439,44 +457,59 @@ engine_dealloc(PyObject *object)
 }
 
 static PyMethodDef engine_methods[] = {
-    {"start", engine_py_start, METH_NOARGS, "start($self, /)\n--\n\nStarts the threads and asks for the first rules."},
-    {"fileno", engine_py_fileno, METH_NOARGS, "fileno($self, /)\n--\n\nReadable while events wait for drain()."},
+    {"start", engine_py_start, METH_NOARGS,
+     "start($self, /)\n--\n\nStarts the threads and asks for the first rules."},
+    {"fileno", engine_py_fileno, METH_NOARGS,
+     "fileno($self, /)\n--\n\nReadable while events wait for drain()."},
     {"drain", engine_py_drain, METH_NOARGS,
-     "drain($self, /)\n--\n\nHandles waiting events: decided flows are rewritten, their futures resolved, lines logged."},
+     "drain($self, /)\n--\n\nHandles waiting events: decided flows are rewritten, their futures "
+     "resolved, lines logged."},
     {"expire", engine_py_expire, METH_NOARGS,
-     "expire($self, /)\n--\n\nAnswers those who have waited too long for a permit or the first rules."},
+     "expire($self, /)\n--\n\nAnswers those who have waited too long for a permit or the first "
+     "rules."},
     {"connect", engine_py_connect, METH_O,
-     "connect($self, flow, /)\n--\n\nTakes the Proxy-Authorization off a CONNECT and remembers it; was there one?"},
+     "connect($self, flow, /)\n--\n\nTakes the Proxy-Authorization off a CONNECT and remembers it; "
+     "was there one?"},
     {"begin", engine_py_begin, METH_O,
-     "begin($self, flow, /)\n--\n\nToken, blacklist, permit, backend.  The flow is decided on return, or when the future "
+     "begin($self, flow, /)\n--\n\nToken, blacklist, permit, backend.  The flow is decided on "
+     "return, or when the future "
      "that is returned is done."},
     {"retry", engine_py_retry, METH_O,
-     "retry($self, flow, /)\n--\n\nAsks for another upstream proxy after a dial that failed; where there is none the flow "
+     "retry($self, flow, /)\n--\n\nAsks for another upstream proxy after a dial that failed; where "
+     "there is none the flow "
      "is left as it is."},
     {"judge", engine_py_judge, METH_O,
-     "judge($self, flow, /)\n--\n\nIs the URL that is about to leave the one that was judged, or allowed when judged now?"
+     "judge($self, flow, /)\n--\n\nIs the URL that is about to leave the one that was judged, or "
+     "allowed when judged now?"
      "  False has set flow.response."},
     {"record", engine_py_record, METH_O,
-     "record($self, flow, /)\n--\n\nWrites the one activity record of the flow; False when the spool cannot take it."},
+     "record($self, flow, /)\n--\n\nWrites the one activity record of the flow; False when the "
+     "spool cannot take it."},
     {"finish", engine_py_finish, METH_O,
-     "finish($self, flow, /)\n--\n\nThe flow has ended: gives the permit back.  (method, url, status, proxy_id, "
+     "finish($self, flow, /)\n--\n\nThe flow has ended: gives the permit back.  (method, url, "
+     "status, proxy_id, "
      "milliseconds, request id) for the log, once."},
     {"refuse", engine_py_refuse, METH_NOARGS,
      "refuse($self, /)\n--\n\nFrom now on every new request is answered 503."},
     {"stop", engine_py_stop, METH_VARARGS,
-     "stop($self, timeout, /)\n--\n\nRefuses, sends what it can within timeout seconds, joins all threads.  Blocks, "
+     "stop($self, timeout, /)\n--\n\nRefuses, sends what it can within timeout seconds, joins all "
+     "threads.  Blocks, "
      "without the GIL."},
     {"refresh", engine_py_refresh, METH_NOARGS, "refresh($self, /)\n--\n\nFetches the rules now."},
     {"set_secrets", engine_py_set_secrets, METH_VARARGS,
-     "set_secrets($self, system_token, default_user_jwt, /)\n--\n\nReplaces the tokens for all calls that start later."},
+     "set_secrets($self, system_token, default_user_jwt, /)\n--\n\nReplaces the tokens for all "
+     "calls that start later."},
     {"test", engine_py_test, METH_VARARGS,
-     "test($self, scheme, host, port, path, /)\n--\n\nThe rule that would match, as (id, pattern, limit hit), or None."},
-    {"stats", engine_py_stats, METH_NOARGS, "stats($self, /)\n--\n\nAll counters and gauges by name."},
+     "test($self, scheme, host, port, path, /)\n--\n\nThe rule that would match, as (id, pattern, "
+     "limit hit), or None."},
+    {"stats", engine_py_stats, METH_NOARGS,
+     "stats($self, /)\n--\n\nAll counters and gauges by name."},
     {NULL, NULL, 0, NULL},
 };
 
 static PyType_Slot engine_slots[] = {
-    {Py_tp_doc, "Engine(config, *, loop, server, route, answer, log)\n--\n\nThe C core of one gateway process."},
+    {Py_tp_doc, "Engine(config, *, loop, server, route, answer, log)\n--\n\nThe C core of one "
+                "gateway process."},
     {Py_tp_new, engine_new},
     {Py_tp_dealloc, engine_dealloc},
     {Py_tp_methods, engine_methods},

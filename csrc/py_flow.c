@@ -44,7 +44,8 @@ py_from_id(const struct wire_id *id)
 
 /* A bytes attribute of mitmproxy's RequestData. */
 static int
-read_bytes(struct module_state *state, PyObject *data, enum py_name name, PyObject **owner, struct slice *out)
+read_bytes(struct module_state *state, PyObject *data, enum py_name name, PyObject **owner,
+           struct slice *out)
 {
     char *bytes;
     Py_ssize_t len;
@@ -56,7 +57,8 @@ read_bytes(struct module_state *state, PyObject *data, enum py_name name, PyObje
     return 0;
 }
 
-/* A host name as ASCII.  One that IDNA cannot encode becomes empty, which url_build refuses: the answer is 400. */
+/* A host name as ASCII.  One that IDNA cannot encode becomes empty, which url_build refuses: the
+ * answer is 400. */
 static int
 read_host(PyObject **owner, struct slice *out)
 {
@@ -98,7 +100,8 @@ flow_read_target(struct py_engine *engine, PyObject *flow, struct flow_reading *
     }
     reading->data = py_get(state, request, NAME_data);
     Py_DECREF(request);
-    if (reading->data == NULL || read_bytes(state, reading->data, NAME_scheme, &reading->scheme, &target->scheme) < 0
+    if (reading->data == NULL
+        || read_bytes(state, reading->data, NAME_scheme, &reading->scheme, &target->scheme) < 0
         || read_bytes(state, reading->data, NAME_path, &reading->path, &target->path) < 0) {
         return -1;
     }
@@ -142,7 +145,8 @@ field_at(PyObject *fields, Py_ssize_t i, char **name, Py_ssize_t *name_len, stru
     return 0;
 }
 
-/* The headers that decide.  A second one of a name is no better than a malformed one: which would count? */
+/* The headers that decide.  A second one of a name is no better than a malformed one: which would
+ * count? */
 static int
 read_headers(struct flow_reading *reading)
 {
@@ -189,8 +193,8 @@ read_client(struct py_engine *engine, PyObject *flow, struct flow_reading *readi
         return -1;
     }
     if (reading->tunnel != Py_None) {
-        input->tunnel_authorization =
-            (struct slice){PyBytes_AsString(reading->tunnel), (size_t)PyBytes_Size(reading->tunnel)};
+        input->tunnel_authorization = (struct slice){PyBytes_AsString(reading->tunnel),
+                                                     (size_t)PyBytes_Size(reading->tunnel)};
     }
     return reading->sni == Py_None ? 0 : read_host(&reading->sni, &input->sni);
 }
@@ -208,8 +212,11 @@ flow_read(struct py_engine *engine, PyObject *flow, struct flow_reading *reading
 {
     struct module_state *state = engine->state;
     if (flow_read_target(engine, flow, reading) < 0
-        || read_bytes(state, reading->data, NAME_method, &reading->method, &reading->input.method) < 0
-        || read_bytes(state, reading->data, NAME_authority, &reading->authority, &reading->input.authority) < 0
+        || read_bytes(state, reading->data, NAME_method, &reading->method, &reading->input.method)
+               < 0
+        || read_bytes(state, reading->data, NAME_authority, &reading->authority,
+                      &reading->input.authority)
+               < 0
         || get_fields(state, reading) < 0 || read_headers(reading) < 0) {
         return -1;
     }
@@ -219,8 +226,9 @@ flow_read(struct py_engine *engine, PyObject *flow, struct flow_reading *reading
 void
 flow_reading_fini(struct flow_reading *reading)
 {
-    PyObject **owners[] = {&reading->data, &reading->method, &reading->scheme, &reading->authority, &reading->host,
-                           &reading->path, &reading->headers, &reading->fields, &reading->sni, &reading->tunnel};
+    PyObject **owners[] = {&reading->data, &reading->method, &reading->scheme,  &reading->authority,
+                           &reading->host, &reading->path,   &reading->headers, &reading->fields,
+                           &reading->sni,  &reading->tunnel};
     for (size_t i = 0; i < COUNT_OF(owners); i++) {
         Py_CLEAR(*owners[i]);
     }
@@ -235,7 +243,7 @@ flow_status(struct py_engine *engine, PyObject *flow, int *status)
     }
     if (response == Py_None) {
         Py_DECREF(response);
-        *status = 499;   /* the client went away before there was a status, in nginx's words */
+        *status = 499; /* the client went away before there was a status, in nginx's words */
         return 0;
     }
     PyObject *code = py_get(engine->state, response, NAME_status_code);
@@ -263,7 +271,8 @@ flow_strip(struct py_engine *engine, const struct flow_reading *reading, bool au
         if (field_at(reading->fields, i, &name, &len, &value) < 0) {
             Py_CLEAR(kept);
         }
-        else if (!name_is(name, len, "proxy-authorization") && !name_is(name, len, "proxy-connection")
+        else if (!name_is(name, len, "proxy-authorization")
+                 && !name_is(name, len, "proxy-connection")
                  && !(authorization && name_is(name, len, "authorization"))
                  && PyList_Append(kept, PyTuple_GetItem(reading->fields, i)) < 0) {
             Py_CLEAR(kept);
@@ -323,9 +332,9 @@ set_server(struct py_request *self, PyObject *flow, const struct upstream *upstr
     int rc = -1;
     PyObject *address = NULL, *server = NULL, *empty = NULL, *arguments = NULL;
     PyObject *id = py_from_id(&upstream->id);
-    PyObject *via = id ? PyObject_CallFunction(engine->route, "ssizzO", upstream_kind_name(upstream->kind),
-                                               upstream->host, upstream->port, upstream->username, upstream->password,
-                                               id)
+    PyObject *via = id ? PyObject_CallFunction(
+                        engine->route, "ssizzO", upstream_kind_name(upstream->kind), upstream->host,
+                        upstream->port, upstream->username, upstream->password, id)
                        : NULL;
     struct flow_reading reading;
     if (flow_read_target(engine, flow, &reading) == 0) {
@@ -359,16 +368,18 @@ flow_answer(struct py_request *self, PyObject *flow)
     struct py_engine *engine = self->engine;
     const struct request *request = self->request;
     PyObject *detail = optional_string(request_detail(request));
-    PyObject *response = detail ? PyObject_CallFunction(engine->answer, "sssO", reason_name(request_reason(request)),
-                                                        request_id(request), request_method(request), detail)
-                                : NULL;
+    PyObject *response =
+        detail ? PyObject_CallFunction(engine->answer, "sssO", reason_name(request_reason(request)),
+                                       request_id(request), request_method(request), detail)
+               : NULL;
     int rc = response != NULL ? py_set(engine->state, flow, NAME_response, response) : -1;
     Py_XDECREF(detail);
     Py_XDECREF(response);
     return rc;
 }
 
-/* What people look at in mitmproxy's own UI, and what a saved flow tells later; plain types only, or it cannot be saved. */
+/* What people look at in mitmproxy's own UI, and what a saved flow tells later; plain types only,
+ * or it cannot be saved. */
 static int
 annotate(struct py_request *self, PyObject *flow)
 {
@@ -382,8 +393,10 @@ annotate(struct py_request *self, PyObject *flow)
     if (proxy_id != NULL) {
         notes = Py_BuildValue("{sssOss}", "decision", decision, "proxy_id", proxy_id, "request_id",
                               request_id(self->request));
-        comment = upstream != NULL ? PyUnicode_FromFormat("%s proxy=%S id=%s", decision, proxy_id, request_id(self->request))
-                                   : PyUnicode_FromFormat("%s id=%s", decision, request_id(self->request));
+        comment = upstream != NULL
+                      ? PyUnicode_FromFormat("%s proxy=%S id=%s", decision, proxy_id,
+                                             request_id(self->request))
+                      : PyUnicode_FromFormat("%s id=%s", decision, request_id(self->request));
         metadata = py_get(state, flow, NAME_metadata);
     }
     if (notes != NULL && comment != NULL && metadata != NULL

@@ -12,9 +12,9 @@
 static PyObject *
 module_versions(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(ignored))
 {
-    return Py_BuildValue("{ssssssssss}", "core", FORWARDER_VERSION, "curl", http_library_version(), "pcre2",
-                         regex_library_version(), "jansson", wire_library_version(), "sqlite",
-                         spool_library_version());
+    return Py_BuildValue("{ssssssssss}", "core", FORWARDER_VERSION, "curl", http_library_version(),
+                         "pcre2", regex_library_version(), "jansson", wire_library_version(),
+                         "sqlite", spool_library_version());
 }
 
 static PyMethodDef module_methods[] = {
@@ -67,8 +67,9 @@ module_exec(PyObject *module)
     /* Once a process and before any thread: both are harmless the second time. */
     wire_init();
     if (http_global_init()) {
-        PyErr_SetString(PyExc_ImportError,
-                        "libcurl cannot be used: it must be 7.85 or later, with an asynchronous resolver");
+        PyErr_SetString(
+            PyExc_ImportError,
+            "libcurl cannot be used: it must be 7.85 or later, with an asynchronous resolver");
         return -1;
     }
     if (make_names(state) < 0 || add_type(module, &py_engine_spec, &state->engine_type) < 0
@@ -125,7 +126,8 @@ static struct PyModuleDef module_definition = {
     .m_free = module_free,
 };
 
-PyMODINIT_FUNC PyInit__core(void);
+PyMODINIT_FUNC
+PyInit__core(void);
 
 PyMODINIT_FUNC
 PyInit__core(void)

@@ -25,7 +25,8 @@ request_get_id(PyObject *object, void *Py_UNUSED(closure))
 static PyObject *
 request_get_deadline(PyObject *object, void *Py_UNUSED(closure))
 {
-    return PyFloat_FromDouble((double)request_deadline_ms(((struct py_request *)object)->request) / 1000.0);
+    return PyFloat_FromDouble((double)request_deadline_ms(((struct py_request *)object)->request)
+                              / 1000.0);
 }
 
 static PyObject *
@@ -55,12 +56,14 @@ request_get_proxy_id(PyObject *object, void *Py_UNUSED(closure))
 }
 
 static PyGetSetDef request_attributes[] = {
-    {"id", request_get_id, NULL, "The request id: X-Request-ID, log line, Idempotency-Key of the record.", NULL},
+    {"id", request_get_id, NULL,
+     "The request id: X-Request-ID, log line, Idempotency-Key of the record.", NULL},
     {"deadline", request_get_deadline, NULL,
      "time.monotonic() by which queue, backend, dials and retries together must be done.", NULL},
     {"routed", request_get_routed, NULL, "An upstream proxy was chosen.", NULL},
     {"reason", request_get_reason, NULL, "Why the gateway answers itself; None when routed.", NULL},
-    {"proxy_id", request_get_proxy_id, NULL, "The backend's id of the chosen proxy; None when there is none.", NULL},
+    {"proxy_id", request_get_proxy_id, NULL,
+     "The backend's id of the chosen proxy; None when there is none.", NULL},
     {NULL, NULL, NULL, NULL, NULL},
 };
 

@@ -13,9 +13,9 @@
 struct reactor {
     struct http_client *http;
     struct mailbox inbox;
-    struct list timers;   /* unordered: there are a handful */
+    struct list timers; /* unordered: there are a handful */
     pthread_t thread;
-    bool started;         /* the loop's */
+    bool started; /* the loop's */
     atomic_bool stopping;
 };
 
@@ -52,7 +52,8 @@ reactor_destroy(struct reactor *reactor)
         return;
     }
     assert(!reactor->started);
-    /* Not in reactor_stop: a producer that posted just before the box was closed may still be about to wake the client. */
+    /* Not in reactor_stop: a producer that posted just before the box was closed may still be about
+     * to wake the client. */
     http_client_destroy(reactor->http);
     mailbox_fini(&reactor->inbox);
     mem_free(reactor);
@@ -71,8 +72,8 @@ run_tasks(struct reactor *reactor)
     }
 }
 
-/* Fires what is due and returns the time until the next one.  A timer may arm and disarm any timer while it fires, so
- * the walk starts again after each. */
+/* Fires what is due and returns the time until the next one.  A timer may arm and disarm any timer
+ * while it fires, so the walk starts again after each. */
 static int
 run_timers(struct reactor *reactor)
 {
@@ -80,7 +81,8 @@ run_timers(struct reactor *reactor)
         int64_t now_ms = clock_now_ms();
         int64_t next_ms = now_ms + IDLE_WAIT_MS;
         struct reactor_timer *due = NULL;
-        LIST_FOR_EACH (link, &reactor->timers) {
+        LIST_FOR_EACH(link, &reactor->timers)
+        {
             struct reactor_timer *timer = LIST_ENTRY(link, struct reactor_timer, link);
             if (timer->due_ms <= now_ms) {
                 due = timer;
@@ -113,7 +115,8 @@ reactor_main(void *context)
 enum err
 reactor_start(struct reactor *reactor)
 {
-    /* The thread takes no signals: they are the main thread's, and SIGPIPE would end the process. */
+    /* The thread takes no signals: they are the main thread's, and SIGPIPE would end the process.
+     */
     sigset_t all, before;
     sigfillset(&all);
     pthread_sigmask(SIG_SETMASK, &all, &before);

@@ -11,12 +11,13 @@
 #define RETRY_BASE_MS 1000
 #define REJECTS_LOGGED 20
 
-/* One list on its way to a rule set; made by the reactor, filled by the compile thread, taken back by the reactor. */
+/* One list on its way to a rule set; made by the reactor, filled by the compile thread, taken back
+ * by the reactor. */
 struct compile {
     struct reactor_task task;
     struct refresh *refresh;
     struct buf body;
-    struct rules *previous;   /* borrowed: the refresh keeps its reference meanwhile */
+    struct rules *previous; /* borrowed: the refresh keeps its reference meanwhile */
     enum err err;
     char message[WIRE_MESSAGE_SIZE];
     struct rules *rules;
@@ -30,19 +31,19 @@ struct refresh {
     struct refresh_config config;
     struct reactor_timer timer;
     struct reactor_task ask;
-    atomic_bool asked;        /* the task `ask` is on its way */
+    atomic_bool asked; /* the task `ask` is on its way */
     struct http_call call;
     bool calling;
     struct compile *compiling;
     pthread_t compiler;
     bool compiler_runs;
-    bool again;               /* asked for while one was running */
+    bool again; /* asked for while one was running */
     int64_t started_ms;
-    unsigned failures;        /* in a row */
-    char etag[HTTP_ETAG_SIZE];       /* of the set in place */
+    unsigned failures;         /* in a row */
+    char etag[HTTP_ETAG_SIZE]; /* of the set in place */
     struct rules *newest;
-    /* Replaced by `newest`, kept for one round: by then the loop has let go of it too, so that the last reference, and
-     * the long work of freeing, is never the loop's. */
+    /* Replaced by `newest`, kept for one round: by then the loop has let go of it too, so that the
+     * last reference, and the long work of freeing, is never the loop's. */
     struct rules *retired;
 };
 
@@ -51,7 +52,7 @@ publish(struct refresh *refresh, struct rules *rules, bool confirmed)
 {
     struct rules_event *event = mem_zalloc(sizeof *event);
     if (event == NULL) {
-        rules_unref(rules);   /* the set in place stays; the next round tries again */
+        rules_unref(rules); /* the set in place stays; the next round tries again */
         return;
     }
     link_init(&event->event.mail.link);
@@ -75,7 +76,8 @@ static void
 schedule(struct refresh *refresh)
 {
     int64_t interval_ms = refresh->config.interval_ms;
-    int64_t wait_ms = interval_ms - interval_ms / 10 + (int64_t)clock_random((uint64_t)interval_ms / 5);
+    int64_t wait_ms =
+        interval_ms - interval_ms / 10 + (int64_t)clock_random((uint64_t)interval_ms / 5);
     if (refresh->failures > 0) {
         unsigned shift = refresh->failures < 10 ? refresh->failures - 1 : 9;
         int64_t cap_ms = (int64_t)RETRY_BASE_MS << shift;
@@ -113,12 +115,14 @@ log_report(struct refresh *refresh, const struct rules_report *report)
         else if (reject->id.kind == WIRE_ID_STRING) {
             snprintf(id, sizeof id, "%.30s", reject->id.string);
         }
-        event_notice(refresh->outbox, NOTICE_WARNING, "Blacklist rule id=%s is not in force: %s (at position %zu)",
-                     id, reject->error.message, reject->error.position);
+        event_notice(refresh->outbox, NOTICE_WARNING,
+                     "Blacklist rule id=%s is not in force: %s (at position %zu)", id,
+                     reject->error.message, reject->error.position);
     }
     event_notice(refresh->outbox, NOTICE_INFO,
-                 "Refreshed blacklist cache: %zu rules (%zu compiled, %zu rejected) in %lld ms", report->given,
-                 report->compiled, report->rejected, (long long)(clock_now_ms() - refresh->started_ms));
+                 "Refreshed blacklist cache: %zu rules (%zu compiled, %zu rejected) in %lld ms",
+                 report->given, report->compiled, report->rejected,
+                 (long long)(clock_now_ms() - refresh->started_ms));
 }
 
 static void
@@ -299,7 +303,7 @@ void
 refresh_ask(struct refresh *refresh)
 {
     if (!atomic_exchange(&refresh->asked, true) && !reactor_post(refresh->reactor, &refresh->ask)) {
-        atomic_store(&refresh->asked, false);   /* stopping: nobody needs rules any more */
+        atomic_store(&refresh->asked, false); /* stopping: nobody needs rules any more */
     }
 }
 

@@ -10,7 +10,8 @@
 
 /* What a rule must see too, where a header or the SNI names another host than the target. */
 static enum err
-other_host_url(const struct request_input *input, struct slice host, const struct url *url, struct buf *out)
+other_host_url(const struct request_input *input, struct slice host, const struct url *url,
+               struct buf *out)
 {
     struct url_parts parts = input->target;
     struct url other;
@@ -50,7 +51,8 @@ read_hosts(struct request *request, const struct request_input *input)
     if (input->sni.len == 0) {
         return ERR_OK;
     }
-    return other_host_url(input, input->sni, &request->url, &request->other_urls[COUNT_OF(authorities)]);
+    return other_host_url(input, input->sni, &request->url,
+                          &request->other_urls[COUNT_OF(authorities)]);
 }
 
 /* For a target that could not be read: enough for a log line and a record. */
@@ -120,15 +122,17 @@ token_equal(const struct token *a, const struct token *b)
     return a->len == b->len && memcmp(a->text, b->text, a->len) == 0;
 }
 
-/* Proxy-Authorization, on the request or its CONNECT, wins; then Authorization belongs to the target, unless it is the
- * same token once more (DESIGN.md §3.2b, RFC 9110 11.7). */
+/* Proxy-Authorization, on the request or its CONNECT, wins; then Authorization belongs to the
+ * target, unless it is the same token once more (DESIGN.md §3.2b, RFC 9110 11.7). */
 static enum err
-read_token(struct request *request, const struct request_input *input, const struct request_policy *policy)
+read_token(struct request *request, const struct request_input *input,
+           const struct request_policy *policy)
 {
     enum token_form form = TOKEN_NONE, bearer_form = TOKEN_NONE;
     struct token bearer = {NULL, 0};
-    struct slice proxy_authorization =
-        input->proxy_authorization.len > 0 ? input->proxy_authorization : input->tunnel_authorization;
+    struct slice proxy_authorization = input->proxy_authorization.len > 0
+                                           ? input->proxy_authorization
+                                           : input->tunnel_authorization;
     enum err err = token_from_proxy_authorization(proxy_authorization, &request->token, &form);
     if (!err) {
         err = token_from_bearer(input->authorization, &bearer, &bearer_form);
@@ -147,7 +151,8 @@ read_token(struct request *request, const struct request_input *input, const str
     }
     token_fini(&bearer);
     if (form == TOKEN_NONE && policy->default_token->len > 0) {
-        return token_copy((struct slice){policy->default_token->text, policy->default_token->len}, &request->token);
+        return token_copy((struct slice){policy->default_token->text, policy->default_token->len},
+                          &request->token);
     }
     if (request->reason == REASON_NONE && form == TOKEN_MALFORMED) {
         request->reason = REASON_bad_token;
@@ -178,7 +183,8 @@ request_create(const struct request_input *input, const struct request_policy *p
     request->started_wall = clock_wall_seconds();
     request->deadline_ms = request->started_ms + policy->timeout_ms;
     clock_uuid(request->id);
-    request->method = mem_copy(input->method.data, input->method.len < METHOD_MAX ? input->method.len : METHOD_MAX);
+    request->method = mem_copy(input->method.data,
+                               input->method.len < METHOD_MAX ? input->method.len : METHOD_MAX);
     enum err err = request->method == NULL ? ERR_MEMORY : read_target(request, input);
     if (!err) {
         err = read_token(request, input, policy);
@@ -217,7 +223,8 @@ request_destroy(struct request *request)
 enum err
 request_set_aside(struct request *request)
 {
-    struct upstream *tried = mem_realloc(request->tried, (request->tried_count + 1) * sizeof *tried);
+    struct upstream *tried =
+        mem_realloc(request->tried, (request->tried_count + 1) * sizeof *tried);
     if (tried == NULL) {
         return ERR_MEMORY;
     }

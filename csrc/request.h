@@ -1,6 +1,7 @@
 /* One request as the engine sees it: what was asked, where it stands, what was decided.
  *
- * The request owns everything in it.  The engine links it into one of its lists while it waits or has just been decided.
+ * The request owns everything in it.  The engine links it into one of its lists while it waits or
+ * has just been decided.
  *
  * The loop thread only. */
 #ifndef FORWARDER_REQUEST_H
@@ -13,7 +14,7 @@
 #include "token.h"
 
 enum request_state {
-    REQUEST_WAITS_FOR_RULES,    /* the first list has not come yet */
+    REQUEST_WAITS_FOR_RULES, /* the first list has not come yet */
     REQUEST_WAITS_FOR_PERMIT,
     REQUEST_WAITS_FOR_LOOKUP,
     REQUEST_DECIDED,
@@ -23,15 +24,17 @@ enum request_state {
 
 struct request {
     enum request_state state;
-    struct link link;             /* in the engine's list of those that wait for rules, or of those just decided */
+    struct link
+        link; /* in the engine's list of those that wait for rules, or of those just decided */
     struct permit permit;
-    struct lookup *lookup;        /* borrowed while the reactor has it */
+    struct lookup *lookup; /* borrowed while the reactor has it */
     void *owner;
 
     char id[CLOCK_UUID_SIZE];
     char *method;
     struct url url;
-    /* The same with the host that the Host header, the authority or the SNI names, canonical; empty: they agree. */
+    /* The same with the host that the Host header, the authority or the SNI names, canonical;
+     * empty: they agree. */
     struct buf other_urls[REQUEST_OTHER_HOSTS];
     struct buf loggable;
     struct token token;
@@ -41,11 +44,11 @@ struct request {
 
     enum reason reason;
     char detail[LOOKUP_MESSAGE_SIZE];
-    struct upstream upstream;     /* the last one chosen */
+    struct upstream upstream; /* the last one chosen */
     bool routed;
-    struct upstream *tried;       /* earlier ones, never to be taken again */
+    struct upstream *tried; /* earlier ones, never to be taken again */
     size_t tried_count;
-    unsigned tries;               /* lookups sent */
+    unsigned tries; /* lookups sent */
     struct wire_id user_id;
 
     bool recorded, finished;
@@ -53,19 +56,23 @@ struct request {
 
 /* What a token is chosen by. */
 struct request_policy {
-    const struct token *default_token;   /* may be empty */
+    const struct token *default_token; /* may be empty */
     bool require_token;
     bool forward_authorization;
     int timeout_ms;
 };
 
-/* Reads target and token.  A request that cannot go on has its reason set, and is otherwise complete enough to be
- * answered, logged and recorded. */
-enum err request_create(const struct request_input *input, const struct request_policy *policy, void *owner,
-                        struct request **out) MUST_CHECK;
-void request_destroy(struct request *request);
+/* Reads target and token.  A request that cannot go on has its reason set, and is otherwise
+ * complete enough to be answered, logged and recorded. */
+enum err
+request_create(const struct request_input *input, const struct request_policy *policy, void *owner,
+               struct request **out) MUST_CHECK;
+void
+request_destroy(struct request *request);
 /* Puts the upstream in use aside, as one never to be taken again. */
-enum err request_set_aside(struct request *request) MUST_CHECK;
-bool request_has_tried(const struct request *request, const struct upstream *upstream);
+enum err
+request_set_aside(struct request *request) MUST_CHECK;
+bool
+request_has_tried(const struct request *request, const struct upstream *upstream);
 
 #endif

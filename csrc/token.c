@@ -328,7 +328,7 @@ find_entry(struct token_cache *cache, struct slice token, uint64_t hash)
 {
     struct entry **place = &cache->buckets[hash & cache->mask];
     while (*place != NULL
-           && ((*place)->hash != hash || (*place)->token.len != token.len
+           && ((*place)->token.len != token.len
                || memcmp((*place)->token.text, token.data, token.len) != 0)) {
         place = &(*place)->next;
     }

@@ -17,7 +17,7 @@ struct connection {
     char request[REQUEST_MAX];
     size_t len;
     bool last;
-    bool reset;   /* SO_LINGER is set so that a close resets */
+    bool reset; /* SO_LINGER is set so that a close resets */
 };
 
 static void
@@ -33,7 +33,7 @@ send_all(int fd, const char *data, size_t len)
     while (len > 0) {
         ssize_t sent = send(fd, data, len, MSG_NOSIGNAL);
         if (sent <= 0) {
-            return;   /* the client went away: its right */
+            return; /* the client went away: its right */
         }
         data += sent;
         len -= (size_t)sent;
@@ -50,7 +50,8 @@ static void
 send_answer(int fd, int status, const char *headers, const char *body, size_t len)
 {
     char head[512];
-    snprintf(head, sizeof head, "HTTP/1.1 %d Test\r\nContent-Length: %zu\r\n%s\r\n", status, len, headers);
+    snprintf(head, sizeof head, "HTTP/1.1 %d Test\r\nContent-Length: %zu\r\n%s\r\n", status, len,
+             headers);
     send_text(fd, head);
     send_all(fd, body, len);
 }
@@ -110,7 +111,8 @@ path_is(const char *request, const char *path)
 {
     const char *at = strchr(request, ' ') + 1;
     size_t len = strlen(path);
-    return strncmp(at, path, len) == 0 && (at[len] == ' ' || at[len] == '?' || path[len - 1] == '/');
+    return strncmp(at, path, len) == 0
+           && (at[len] == ' ' || at[len] == '?' || path[len - 1] == '/');
 }
 
 /* As `answer`. */
@@ -118,7 +120,8 @@ static bool
 say(struct connection *connection)
 {
     struct http_server_said *said =
-        &connection->server->said[(strstr(connection->request, "/said/")[6] - '0') % HTTP_SERVER_SAID];
+        &connection->server
+             ->said[(strstr(connection->request, "/said/")[6] - '0') % HTTP_SERVER_SAID];
     const char *body = atomic_load(&said->body);
     int status = atomic_load(&said->status);
     atomic_fetch_add(&said->asked, 1);
@@ -126,7 +129,8 @@ say(struct connection *connection)
         stay_silent(connection);
         return false;
     }
-    send_answer(connection->fd, status, "", body != NULL ? body : "", body != NULL ? strlen(body) : 0);
+    send_answer(connection->fd, status, "", body != NULL ? body : "",
+                body != NULL ? strlen(body) : 0);
     return true;
 }
 
@@ -187,7 +191,8 @@ read_request(struct connection *connection)
     size_t want = 0;
     connection->len = 0;
     while (want == 0 || connection->len < want) {
-        ssize_t got = recv(connection->fd, connection->request + connection->len, REQUEST_MAX - 1 - connection->len, 0);
+        ssize_t got = recv(connection->fd, connection->request + connection->len,
+                           REQUEST_MAX - 1 - connection->len, 0);
         if (got <= 0) {
             return false;
         }
@@ -196,14 +201,15 @@ read_request(struct connection *connection)
         const char *end = strstr(connection->request, "\r\n\r\n");
         if (want == 0 && end != NULL) {
             const char *length = strstr(connection->request, "Content-Length: ");
-            want = (size_t)(end + 4 - connection->request) + (length != NULL ? (size_t)atol(length + 16) : 0);
+            want = (size_t)(end + 4 - connection->request)
+                   + (length != NULL ? (size_t)atol(length + 16) : 0);
         }
     }
     return true;
 }
 
-/* Only a close sends the reset; otherwise the descriptor stays until the stop.  Whoever takes it out of the table owns
- * it, so that its number cannot become another's meanwhile. */
+/* Only a close sends the reset; otherwise the descriptor stays until the stop.  Whoever takes it
+ * out of the table owns it, so that its number cannot become another's meanwhile. */
 static void
 shutdown_or_reset(struct connection *connection)
 {
@@ -263,9 +269,10 @@ http_server_start(struct http_server *server)
     socklen_t size = sizeof address;
     memset(server, 0, sizeof *server);
     server->listener = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
-    if (server->listener < 0 || bind(server->listener, (struct sockaddr *)&address, sizeof address) != 0 ||
-        listen(server->listener, HTTP_SERVER_CONNECTIONS) != 0 ||
-        getsockname(server->listener, (struct sockaddr *)&address, &size) != 0) {
+    if (server->listener < 0
+        || bind(server->listener, (struct sockaddr *)&address, sizeof address) != 0
+        || listen(server->listener, HTTP_SERVER_CONNECTIONS) != 0
+        || getsockname(server->listener, (struct sockaddr *)&address, &size) != 0) {
         die("listen");
     }
     server->port = ntohs(address.sin_port);

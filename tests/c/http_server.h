@@ -1,6 +1,7 @@
 /* A small HTTP/1.1 server on loopback for tests: the path says how it behaves.
  *
- * The struct is the caller's memory, in place from start to stop.  It allocates nothing through mem.h.
+ * The struct is the caller's memory, in place from start to stop.  It allocates nothing through
+ * mem.h.
  *
  * Start and stop: one thread.  The counters may be read at any time. */
 #ifndef TEST_HTTP_SERVER_H
@@ -29,9 +30,9 @@
 #define HTTP_SERVER_SAID 4
 
 struct http_server_said {
-    atomic_int status;             /* 0 never answers */
-    _Atomic(const char *) body;    /* static storage, or what outlives the server; NULL is empty */
-    atomic_int asked;              /* how often */
+    atomic_int status;          /* 0 never answers */
+    _Atomic(const char *) body; /* static storage, or what outlives the server; NULL is empty */
+    atomic_int asked;           /* how often */
 };
 
 struct http_server {
@@ -48,7 +49,9 @@ struct http_server {
     atomic_bool stopping;
 };
 
-void http_server_start(struct http_server *server);
-void http_server_stop(struct http_server *server);
+void
+http_server_start(struct http_server *server);
+void
+http_server_stop(struct http_server *server);
 
 #endif

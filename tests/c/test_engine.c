@@ -8,9 +8,15 @@
 
 enum { PROXY, BLACKLIST, ACTIVITY };
 
-#define RULES "[{\"id\": 7, \"pattern\": \"^https?://([^/]*\\\\.)?blocked\\\\.test/\"}, {\"id\": 8, \"pattern\": \"(\"}]"
-#define PROXY_42 "{\"id\": 42, \"ip\": \"127.0.0.1\", \"port\": 3128, \"protocol\": \"http\", \"is_working\": true}"
-#define PROXY_43 "{\"id\": 43, \"ip\": \"127.0.0.2\", \"port\": 3128, \"protocol\": \"http\", \"is_working\": true}"
+#define RULES                                                                                      \
+    "[{\"id\": 7, \"pattern\": \"^https?://([^/]*\\\\.)?blocked\\\\.test/\"}, {\"id\": 8, "        \
+    "\"pattern\": \"(\"}]"
+#define PROXY_42                                                                                   \
+    "{\"id\": 42, \"ip\": \"127.0.0.1\", \"port\": 3128, \"protocol\": \"http\", \"is_working\": " \
+    "true}"
+#define PROXY_43                                                                                   \
+    "{\"id\": 43, \"ip\": \"127.0.0.2\", \"port\": 3128, \"protocol\": \"http\", \"is_working\": " \
+    "true}"
 /* {"sub": "me", "user_id": 7} */
 #define JWT "eyJhbGciOiJub25lIn0.eyJzdWIiOiAibWUiLCAidXNlcl9pZCI6IDd9.c2ln"
 
@@ -20,7 +26,7 @@ struct rig {
     struct engine_config config;
     char urls[3][64];
     char message[ENGINE_MESSAGE_SIZE];
-    struct request *requests[4];   /* released at the end, whatever became of them */
+    struct request *requests[4]; /* released at the end, whatever became of them */
 };
 
 static void
@@ -29,7 +35,8 @@ rig_init(struct rig *rig)
     memset(rig, 0, sizeof *rig);
     http_server_start(&rig->server);
     for (int i = 0; i < 3; i++) {
-        snprintf(rig->urls[i], sizeof rig->urls[i], "http://127.0.0.1:%d/said/%d", rig->server.port, i);
+        snprintf(rig->urls[i], sizeof rig->urls[i], "http://127.0.0.1:%d/said/%d", rig->server.port,
+                 i);
         atomic_store(&rig->server.said[i].status, 200);
     }
     atomic_store(&rig->server.said[PROXY].body, PROXY_42);
@@ -69,9 +76,9 @@ rig_fini(struct rig *rig)
     http_server_stop(&rig->server);
 }
 
-#define RIG(name)                             \
-    CLEANUP(rig_fini) struct rig name##_rig;  \
-    struct rig *name = &name##_rig;           \
+#define RIG(name)                                                                                  \
+    CLEANUP(rig_fini) struct rig name##_rig;                                                       \
+    struct rig *name = &name##_rig;                                                                \
     rig_init(name)
 
 static enum err
@@ -144,7 +151,7 @@ test_route_and_record(void)
     CHECK(request_takes_authorization(request));
     CHECK_STRING(request_loggable_url(request), "http://good.test/path?\xe2\x80\xa6");
     TRY(engine_record(rig->engine, request, 200));
-    TRY(engine_record(rig->engine, request, 500));   /* the second one is none */
+    TRY(engine_record(rig->engine, request, 500)); /* the second one is none */
     engine_finish(rig->engine, request);
     engine_finish(rig->engine, request);
     WAIT_UNTIL(engine_counter(rig->engine, STATS_records_delivered) == 1);
@@ -189,7 +196,8 @@ test_tokens(void)
     CHECK_INT(request_reason(rig->requests[0]), REASON_no_token);
     TRY(ask(rig, 1, "good.test", "Bearer a b"));
     CHECK_INT(request_reason(rig->requests[1]), REASON_bad_token);
-    TRY(ask(rig, 2, "good.test", "Basic dXNlcjpwYXNz"));   /* the target's business, so there is no token */
+    TRY(ask(rig, 2, "good.test",
+            "Basic dXNlcjpwYXNz")); /* the target's business, so there is no token */
     CHECK_INT(request_reason(rig->requests[2]), REASON_no_token);
     CHECK(!request_takes_authorization(rig->requests[2]));
 }
@@ -222,7 +230,8 @@ test_backend_answers(void)
         {302, "", REASON_backend_error},
         {200, "<html>", REASON_bad_answer},
         {200, "{\"id\": 1, \"ip\": \"127.0.0.1\", \"port\": 0}", REASON_bad_answer},
-        {200, "{\"id\": 1, \"ip\": \"127.0.0.1\", \"port\": 1, \"is_working\": false}", REASON_proxy_not_working},
+        {200, "{\"id\": 1, \"ip\": \"127.0.0.1\", \"port\": 1, \"is_working\": false}",
+         REASON_proxy_not_working},
     };
     RIG(rig);
     TRY(begin_engine(rig));
@@ -290,7 +299,8 @@ test_judge(void)
     TRY(begin_engine(rig));
     TRY(ask(rig, 0, "good.test", "Bearer " JWT));
     WAIT_UNTIL(is_decided(rig, rig->requests[0]));
-    struct url_parts same = {SLICE_LITERAL("http"), SLICE_LITERAL("good.test"), 80, SLICE_LITERAL("/path?secret=1")};
+    struct url_parts same = {SLICE_LITERAL("http"), SLICE_LITERAL("good.test"), 80,
+                             SLICE_LITERAL("/path?secret=1")};
     TRY(engine_judge(rig->engine, rig->requests[0], &same, &allowed));
     CHECK(allowed);
     struct url_parts other = same;
@@ -352,5 +362,6 @@ test_new_secrets(void)
     WAIT_UNTIL(engine_counter(rig->engine, STATS_records_delivered) == 1);
 }
 
-TESTS(TEST(route_and_record), TEST(blacklist), TEST(no_rules), TEST(tokens), TEST(backend_answers), TEST(timeout),
-      TEST(permits), TEST(retry), TEST(judge), TEST(stop), TEST(delivery_goes_on), TEST(new_secrets))
+TESTS(TEST(route_and_record), TEST(blacklist), TEST(no_rules), TEST(tokens), TEST(backend_answers),
+      TEST(timeout), TEST(permits), TEST(retry), TEST(judge), TEST(stop), TEST(delivery_goes_on),
+      TEST(new_secrets))

@@ -125,6 +125,7 @@ test_proxy_authorization(void)
         {"Basic bWU6YQpi", TOKEN_MALFORMED, NULL}, /* me:a LF b */
         {"Basic YSBiOg==", TOKEN_MALFORMED, NULL}, /* a b: */
         {"Basic bWU6YWJj=", TOKEN_MALFORMED, NULL},
+        {"Basic bWU6YWJj====", TOKEN_MALFORMED, NULL},
         {"Basic YWJjOg=", TOKEN_MALFORMED, NULL},
         {"Basic YWJjOg===", TOKEN_MALFORMED, NULL},
         {"Basic bWU6Y", TOKEN_MALFORMED, NULL},
@@ -139,13 +140,21 @@ test_proxy_authorization(void)
 static void
 test_overlong_basic(void)
 {
-    static char header[6 + 40000];
+    static const char begin[] = "Basic ", password[] = "OmFiYw=="; /* :abc */
+    static char header[40000];
     CLEANUP(token_fini) struct token token = {NULL, 0};
     enum token_form form = TOKEN_NONE;
-    memset(header, 'Y', sizeof header);
-    memcpy(header, "Basic ", 6);
-    TRY(token_from_proxy_authorization((struct slice){header, sizeof header}, &token, &form));
+    int len = snprintf(header, sizeof header, "%s", begin);
+    for (int i = 0; i < 5000; i++) {
+        len += snprintf(header + len, sizeof header - (size_t)len, "dXV1"); /* uuu */
+    }
+    strcat(header, password);
+    TRY(token_from_proxy_authorization(text(header), &token, &form));
     CHECK(form == TOKEN_MALFORMED);
+    /* The same with a shorter name is fine. */
+    strcpy(header + strlen(begin) + 400, password);
+    TRY(token_from_proxy_authorization(text(header), &token, &form));
+    CHECK(form == TOKEN_FOUND);
 }
 
 static void

@@ -298,8 +298,10 @@ test_activity_with_unknowns_and_strange_text(void)
                  "\"timestamp\":1690000000.123456}");
     buf_clear(&out);
     activity.user_id = NULL;
+    activity.timestamp = 1690000000.1; /* not ….0999999 */
     TRY(wire_build_activity(&activity, &out));
     CHECK(strncmp(buf_string(&out), "{\"user_id\":null,", 16) == 0);
+    CHECK(strstr(buf_string(&out), "\"timestamp\":1690000000.1}") != NULL);
 }
 
 #define FFFD "\xef\xbf\xbd"
