@@ -9,7 +9,6 @@
 struct code {
     atomic_size_t refs;
     struct regex *regex;
-    uint64_t hash;
     size_t len;
     char *pattern;
 };
@@ -63,14 +62,13 @@ code_unref(struct code *code)
 }
 
 static enum err
-code_create(struct slice pattern, uint64_t hash, struct code **out, struct regex_error *error)
+code_create(struct slice pattern, struct code **out, struct regex_error *error)
 {
     struct code *code = mem_zalloc(sizeof *code);
     if (code == NULL) {
         return ERR_MEMORY;
     }
     atomic_init(&code->refs, 1);
-    code->hash = hash;
     code->len = pattern.len;
     code->pattern = mem_copy(pattern.data, pattern.len);
     enum err err = code->pattern == NULL ? ERR_MEMORY : ERR_OK;
@@ -87,13 +85,12 @@ code_create(struct slice pattern, uint64_t hash, struct code **out, struct regex
 
 /* The slot that holds the pattern, or the empty one where it belongs. */
 static struct code **
-find_slot(const struct rules *rules, struct slice pattern, uint64_t hash)
+find_slot(const struct rules *rules, struct slice pattern)
 {
-    size_t i = hash & rules->mask;
+    size_t i = hash_pattern(pattern) & rules->mask;
     for (; rules->slots[i] != NULL; i = (i + 1) & rules->mask) {
         const struct code *code = rules->slots[i];
-        if (code->hash == hash && code->len == pattern.len
-            && memcmp(code->pattern, pattern.data, pattern.len) == 0) {
+        if (code->len == pattern.len && memcmp(code->pattern, pattern.data, pattern.len) == 0) {
             break;
         }
     }
@@ -159,18 +156,17 @@ static enum err
 find_code(struct rules *rules, const struct rules *previous, struct slice pattern,
           struct code **out, struct regex_error *error)
 {
-    uint64_t hash = hash_pattern(pattern);
-    struct code **slot = find_slot(rules, pattern, hash);
+    struct code **slot = find_slot(rules, pattern);
     if (*slot != NULL) {
         *out = code_ref(*slot);
         return ERR_OK;
     }
-    struct code *known = previous != NULL ? *find_slot(previous, pattern, hash) : NULL;
+    struct code *known = previous != NULL ? *find_slot(previous, pattern) : NULL;
     if (known != NULL) {
         *slot = *out = code_ref(known);
         return ERR_OK;
     }
-    enum err err = code_create(pattern, hash, out, error);
+    enum err err = code_create(pattern, out, error);
     if (!err) {
         *slot = *out;
     }
