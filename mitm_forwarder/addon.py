@@ -38,23 +38,16 @@ class Forwarder:
     def __init__(self) -> None:
         self.bridge: Bridge | None = None
         self._running = False
-        self._supported = True
 
     # ---- life
 
     def load(self, loader: Loader) -> None:
         options.add_options(loader)
-        result = compat.check()
-        for line in result.errors:
-            logger.error(line)
-        for line in result.warnings:
+        for line in compat.check().warnings:
             logger.warning(line)
-        self._supported = not result.errors
         layers.install_replay()
 
     def configure(self, updated: set[str]) -> None:
-        if not self._supported:
-            return
         if self.bridge is None or any(name.startswith(options.PREFIX) for name in updated):
             self._reconfigure()
         if self.bridge is not None:

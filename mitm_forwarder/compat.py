@@ -11,12 +11,15 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import logging
 import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from mitmproxy import version
+
+logger = logging.getLogger(__name__)
 
 TESTED = ("10.1.5", "10.4.2", "11.0.2", "11.1.3", "12.0.1", "12.1.2", "12.2.3")
 """Versions that the tests of forwarding have been run on."""
@@ -284,6 +287,20 @@ CONTRACT: tuple[Reliance, ...] = (
     ),
     Reliance("mitmproxy.proxy.commands:SendData.__init__", "(self, connection, data)"),
 )
+
+
+class Unsupported:
+    """Stands in for the addon on a mitmproxy that breaks the contract: says why, and that is all.
+    The guard stands, so nothing is dialled.
+    """
+
+    def __init__(self, errors: tuple[str, ...]) -> None:
+        self.errors = errors
+
+    def load(self, loader: object) -> None:
+        """mitmproxy exits when an error is logged while it starts."""
+        for line in self.errors:
+            logger.error(line)
 
 
 def check() -> Compat:
