@@ -55,6 +55,9 @@ class Forwarder:
 
     def running(self) -> None:
         self._running = True
+        for name in ctx.options.deferred:
+            if name.startswith(options.PREFIX):
+                logger.error(f"{name}: there is no such option (secrets are variables only)")
         if self.bridge is not None:
             self.bridge.start()
             _warn_of_port(self.bridge.config.mitm_listen_port)
