@@ -18,7 +18,6 @@ from mitmproxy.proxy import layer
 from . import compat
 from . import errors
 from . import layers
-from . import logs
 from . import options
 from . import routes
 from . import tunnels
@@ -71,17 +70,13 @@ class Forwarder:
         layers.uninstall_replay()
         if bridge is None:
             return None
+        # Logs stay masked, as the guard stays: what comes after a failed reload may print anything.
         if ctx.master.should_exit.is_set():
             self.bridge = bridge  # requests that run go on
-            return self._drain(bridge)
+            return bridge.drain_and_stop()
         layers.use(None)
         bridge.stop()
-        logs.uninstall()
         return None
-
-    async def _drain(self, bridge: Bridge) -> None:
-        await bridge.drain_and_stop()
-        logs.uninstall()
 
     def _reconfigure(self) -> None:
         """A new engine for a new configuration. A bad one is refused: at the start in one line, for
@@ -91,8 +86,6 @@ class Forwarder:
         try:
             config, secrets = options.load(ctx.options), options.Secrets()
             mask_secrets(secrets)
-            if old is not None:
-                old.stop()
             bridge = Bridge(config, secrets)
         except (options.ConfigError, RuntimeError) as error:
             if old is not None:
@@ -104,6 +97,8 @@ class Forwarder:
         layers.use(bridge)
         if self._running:
             bridge.start()
+        if old is not None:
+            old.stop()
 
     # ---- connections
 

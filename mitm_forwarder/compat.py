@@ -286,6 +286,16 @@ CONTRACT: tuple[Reliance, ...] = (
         f"{HTTP}._http1:Http1Client.send", source="raw = http1.assemble_request_head(request)"
     ),
     Reliance("mitmproxy.proxy.commands:SendData.__init__", "(self, connection, data)"),
+    # addon.py
+    Reliance("mitmproxy.optmanager:_Option.__init__", source="self.value: Any = unset"),
+    Reliance("mitmproxy.optmanager:OptManager.__init__", source="self._options"),
+    Reliance("mitmproxy.optmanager:OptManager.__init__", source="self.deferred"),
+    # logs.py
+    Reliance("mitmproxy.addons.dumper:Dumper.__init__", source="self.outfp"),
+    # cli/run.py
+    Reliance("mitmproxy.tools.main:run", "(master_cls, make_parser, arguments, extra=None)"),
+    Reliance("mitmproxy.addonmanager:Loader.__init__", "(self, master)"),
+    Reliance("mitmproxy.tools.cmdline:mitmdump", "(opts)"),
 )
 
 
