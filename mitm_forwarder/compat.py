@@ -287,7 +287,7 @@ CONTRACT: tuple[Reliance, ...] = (
     ),
     Reliance("mitmproxy.proxy.commands:SendData.__init__", "(self, connection, data)"),
     # addon.py
-    Reliance("mitmproxy.optmanager:_Option.__init__", source="self.value: Any = unset"),
+    Reliance("mitmproxy.optmanager:_Option.__init__", source="self.value = unset"),
     Reliance("mitmproxy.optmanager:OptManager.__init__", source="self._options"),
     Reliance("mitmproxy.optmanager:OptManager.__init__", source="self.deferred"),
     # logs.py
