@@ -21,7 +21,7 @@ from mitmproxy import version
 
 logger = logging.getLogger(__name__)
 
-TESTED = ("10.1.5", "10.4.2", "11.0.2", "11.1.3", "12.0.1", "12.1.2", "12.2.3")
+TESTED = ("10.1.5", "10.4.2", "11.0.2", "11.1.3", "12.0.1", "12.1.2", "12.2.3", "12.3.1")
 """Versions that the tests of forwarding have been run on."""
 
 HTTP = "mitmproxy.proxy.layers.http"
