@@ -53,7 +53,7 @@ demo: $(CORE) ## backend, proxy, target and one request of each kind on this mac
 include tests/c/rules.mk
 
 # In this order, so that the quick ones fail first.
-TEST_STEPS := lint ctest pytest asan tsan chaos leak compat-smoke
+TEST_STEPS := lint ctest pytest asan tsan torture leak compat-smoke
 test: $(CORE) $(TEST_PACKAGES) ## everything that CI runs
 	@for step in $(TEST_STEPS); do \
 	    start=$$SECONDS; echo "== make $$step"; \

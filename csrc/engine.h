@@ -175,7 +175,8 @@ struct engine_gauges {
     size_t permits_held, permits_waiting;
     size_t rules;         /* in the set in place */
     int64_t rules_age_ms; /* since the backend confirmed it; -1: never */
-    int64_t spool_depth;
+    int64_t spool_depth, spool_dead, spool_bytes;
+    int64_t spool_age_ms; /* of the oldest record that waits */
     const char *spool_place; /* borrowed */
 };
 void

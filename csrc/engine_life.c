@@ -285,13 +285,17 @@ engine_test_url(struct engine *engine, const struct url_parts *target, struct en
 void
 engine_gauges(struct engine *engine, struct engine_gauges *out)
 {
+    struct spool *spool = delivery_spool(engine->delivery);
     *out = (struct engine_gauges){
         .permits_held = engine->permits.held,
         .permits_waiting = engine->permits.queued,
         .rules = engine->rules != NULL ? rules_count(engine->rules) : 0,
         .rules_age_ms = engine->rules != NULL ? clock_now_ms() - engine->rules_confirmed_ms : -1,
-        .spool_depth = delivery_depth(engine->delivery),
-        .spool_place = delivery_place(engine->delivery),
+        .spool_depth = spool_depth(spool),
+        .spool_dead = spool_dead(spool),
+        .spool_bytes = spool_bytes(spool),
+        .spool_age_ms = spool_oldest_age_ms(spool),
+        .spool_place = spool_place(spool),
     };
 }
 

@@ -403,10 +403,11 @@ engine_py_stats(PyObject *object, PyObject *Py_UNUSED(ignored))
     struct engine_gauges gauges;
     engine_gauges(self->engine, &gauges);
     PyObject *stats = Py_BuildValue(
-        "{snsnsnsLsLss}", "permits_held", (Py_ssize_t)gauges.permits_held, "permits_waiting",
+        "{snsnsnsLsLsLsLsLss}", "permits_held", (Py_ssize_t)gauges.permits_held, "permits_waiting",
         (Py_ssize_t)gauges.permits_waiting, "rules", (Py_ssize_t)gauges.rules, "rules_age_ms",
-        (long long)gauges.rules_age_ms, "spool_depth", (long long)gauges.spool_depth, "spool_place",
-        gauges.spool_place);
+        (long long)gauges.rules_age_ms, "spool_depth", (long long)gauges.spool_depth, "spool_dead",
+        (long long)gauges.spool_dead, "spool_bytes", (long long)gauges.spool_bytes, "spool_age_ms",
+        (long long)gauges.spool_age_ms, "spool_place", gauges.spool_place);
     for (int i = 0; stats != NULL && i < STATS_COUNT; i++) {
         PyObject *value =
             PyLong_FromUnsignedLongLong(engine_counter(self->engine, (enum stats_counter)i));

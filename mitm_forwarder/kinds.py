@@ -84,6 +84,12 @@ def _challenge(text: str) -> int:
     return int(text)
 
 
+def _on_full(text: str) -> str:
+    if text not in ("reject", "drop"):
+        raise ValueError("not one of the two")
+    return text
+
+
 def _visible(text: str, but: str = "") -> None:
     """What may stand in a URL or header as it is; anything else is a slip worth reporting."""
     if not re.fullmatch(r"[!-~]*", text):
@@ -175,6 +181,7 @@ FILE = Kind("a file that this user can read", _file)
 DIRECTORY = Kind("a directory; it is made when missing", _directory)
 BASE_URL = Kind("http://HOST[:PORT][/PATH] or https://…", _base_url)
 CHALLENGE = Kind("401 or 407", _challenge)
+ON_FULL = Kind("reject or drop", _on_full)
 CLAIM_NAMES = Kind("claim names, separated by commas", _names)
 SPOOL_DIRECTORY = Kind(
     "a directory (made when missing), or empty for memory only", _spool_directory

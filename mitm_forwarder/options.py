@@ -31,6 +31,7 @@ from mitm_forwarder.kinds import CLAIM_NAMES
 from mitm_forwarder.kinds import DIRECTORY
 from mitm_forwarder.kinds import ENDPOINT
 from mitm_forwarder.kinds import FILE
+from mitm_forwarder.kinds import ON_FULL
 from mitm_forwarder.kinds import SECONDS
 from mitm_forwarder.kinds import SPOOL_DIRECTORY
 from mitm_forwarder.kinds import TOKEN
@@ -172,6 +173,17 @@ class Config:
     activity_spool_max_bytes: int = _variable(
         size(1 << 20, 1 << 40), "1GiB", "how large the spool may grow"
     )
+    activity_on_full: str = _variable(
+        ON_FULL,
+        "reject",
+        "what happens when the spool is full: new requests are answered 503, or the oldest records"
+        " are dropped",
+    )
+
+    @property
+    def activity_drops_oldest(self) -> bool:
+        """ACTIVITY_ON_FULL=drop."""
+        return self.activity_on_full == "drop"
 
     @property
     def proxy_url(self) -> str:
