@@ -139,9 +139,9 @@ move(struct delivery *delivery)
 static void
 delete_accepted(struct delivery *delivery)
 {
-    if (delivery->accepted_count > 0 &&
-        store_worked(delivery, spool_delete(delivery->spool, delivery->accepted,
-                                            delivery->accepted_count))) {
+    if (delivery->accepted_count > 0
+        && store_worked(delivery, spool_delete(delivery->spool, delivery->accepted,
+                                               delivery->accepted_count))) {
         delivery->accepted_count = 0;
     }
 }
@@ -406,11 +406,17 @@ delivery_stop(struct delivery *delivery)
     struct store_task wake = {.run = nothing};
     link_init(&wake.mail.link);
     atomic_store(&delivery->stopping, true);
+    /* Refused when the thread has seen `stopping` by itself. */
     bool woken = mailbox_post(&delivery->inbox, &wake.mail);
-    assert(woken);
     (void)woken;
     pthread_join(delivery->thread, NULL);
     delivery->started = false;
+    if (spool_is_in_memory(delivery->spool) && spool_depth(delivery->spool) > 0) {
+        event_notice(delivery->outbox, NOTICE_ERROR,
+                     "%lld activity records are lost: ACTIVITY_SPOOL_DIR is empty, so they were in "
+                     "memory only",
+                     (long long)spool_depth(delivery->spool));
+    }
 }
 
 void

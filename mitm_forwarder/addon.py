@@ -85,6 +85,8 @@ class Forwarder:
         old = self.bridge
         try:
             config, secrets = options.load(ctx.options), options.Secrets()
+            if old is not None and config == old.config:
+                return  # mitmproxy takes back a refused option by setting the old value
             mask_secrets(secrets)
             bridge = Bridge(config, secrets)
         except (options.ConfigError, RuntimeError) as error:
@@ -188,7 +190,7 @@ def _enforce_options(config: options.Config) -> None:
     if config.require_user_jwt:
         wanted["block_global"] = False  # who may come in is the token's matter
     for name, value in wanted.items():
-        if getattr(ctx.options, name) != value:
+        if name in ctx.options and getattr(ctx.options, name) != value:
             if ctx.options._options[name].value is not optmanager.unset:
                 logger.warning(
                     f"{name} is set back to {value}: mitm-forwarder cannot work without."
