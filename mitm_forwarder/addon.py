@@ -21,6 +21,7 @@ from . import layers
 from . import logs
 from . import options
 from . import routes
+from . import socks
 from . import tunnels
 from .bridge import Bridge
 from .bridge import mask_secrets
@@ -147,6 +148,9 @@ class Forwarder:
 
     async def forwarder_failover(self, flow: http.HTTPFlow) -> None:
         await layers.failover(flow)
+
+    async def forwarder_resolve(self, resolution: socks.Resolution) -> None:
+        await socks.resolve(resolution)
 
     def responseheaders(self, flow: http.HTTPFlow) -> None:
         if self.bridge is None or routes.plan_of(flow) is None:

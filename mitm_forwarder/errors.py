@@ -56,6 +56,7 @@ ANSWERS: Mapping[str, Answer] = MappingProxyType(
             502, "connection_refused", "The upstream proxy cannot be reached."
         ),
         "proxy_refused": Answer(502, "http_protocol_error", "The upstream proxy refused."),
+        "target_tls_failed": Answer(502, "tls_protocol_error", "TLS with the target failed."),
         "upstream_failed": Answer(
             502, "http_response_incomplete", "The upstream connection died before the answer."
         ),

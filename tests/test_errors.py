@@ -23,6 +23,8 @@ PROXY_ERRORS = {
     "http_response_incomplete",
     "http_response_timeout",
     "http_protocol_error",
+    "tls_protocol_error",
+    "destination_ip_prohibited",
     "proxy_internal_error",
 }
 
