@@ -114,6 +114,8 @@ class Forwarder:
 
     def client_connected(self, client: connection.Client) -> None:
         layers.lift_dial_limit(client)
+        if self.bridge is not None:
+            self.bridge.note_listeners()
 
     def next_layer(self, nextlayer: layer.NextLayer) -> None:
         layers.choose_layer(nextlayer)

@@ -37,6 +37,9 @@ ANSWERS: Mapping[str, Answer] = MappingProxyType(
         "token_refused": Answer(401, "http_request_denied", "The user token was refused."),
         "blacklisted": Answer(403, "http_request_denied", "The URL is blacklisted."),
         "target_refused": Answer(403, "http_request_denied", "The target is not allowed."),
+        "target_denied": Answer(
+            403, "destination_ip_prohibited", "This address is never a target."
+        ),
         "bad_request": Answer(400, "http_request_error", "The request is malformed."),
         "misdirected": Answer(421, "http_request_error", "The request names two targets."),
         "request_timeout": Answer(408, "http_request_error", "The request stopped coming."),

@@ -106,8 +106,6 @@ class Socks4Tunnel(SocksTunnel):
         host, port = self.target
         name = b""
         address = host if _is_ipv4(host) else None
-        if address is None and ":" in host:
-            return (yield from self._fail("SOCKS4 knows no IPv6 address."))
         if address is None and self.route.kind == "socks4":
             resolution = Resolution(host)
             yield ForwarderResolveHook(resolution)
@@ -202,6 +200,13 @@ class Socks5Tunnel(SocksTunnel):
         if len(self.received) < length:
             return False, None
         return (yield from self.finish(length))
+
+
+def unreachable(route: Route, host: str) -> str | None:
+    """Why a proxy of this kind cannot even be asked for this host."""
+    if route.kind in ("socks4", "socks4a") and ":" in host:
+        return "SOCKS4 knows no IPv6 address."
+    return None
 
 
 def take_over(tunnel: HttpUpstreamProxy, route: Route) -> None:
