@@ -35,7 +35,7 @@ $(TEST_PACKAGES): deploy/system-packages $(PACKAGES)
 
 $(DEPS): deploy/lock-dev.txt | $(PACKAGES)
 	@test -x $(PY) || { python=$$(deploy/find-python); echo "+ $$python -m venv $(VENV)"; "$$python" -m venv $(VENV); }
-	$(PY) $(PIP_INSTALL) --require-hashes -r deploy/lock-dev.txt
+	$(PY) $(PIP_INSTALL) --use-pep517 --require-hashes -r deploy/lock-dev.txt
 	@touch $@
 
 # pip puts the checkout into the environment and builds the core in place; after that a change of C needs no pip.

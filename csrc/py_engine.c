@@ -108,7 +108,7 @@ settle(struct py_request *self, PyObject *flow)
 /* ---- Engine: requests ---- */
 
 /* The flow's Request; borrowed, NULL without an exception when it has none.  Its engine may be an
- * earlier one, which was replaced when the configuration changed: what follows must go there. */
+ * earlier one, which was replaced when the configuration changed: its permit goes back there. */
 static struct py_request *
 request_of(struct py_engine *self, PyObject *flow)
 {
@@ -224,7 +224,8 @@ engine_py_record(PyObject *object, PyObject *flow)
     if (flow_status(self, flow, &status) < 0) {
         return NULL;
     }
-    return PyBool_FromLong(engine_record(request->engine->engine, request->request, status)
+    /* Into this engine's spool, also for a request of an earlier engine: that one delivers no more. */
+    return PyBool_FromLong(engine_record(self->engine, request->request, status)
                            == ERR_OK);
 }
 

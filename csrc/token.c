@@ -256,11 +256,11 @@ find_payload(struct slice token, struct slice *out)
     return ERR_OK;
 }
 
-enum err
-token_claim(struct slice token, const char *claim_names, struct wire_id *out)
+/* The payload's JSON; ERR_MISSING when the token is opaque. */
+static enum err
+read_payload(struct slice token, char **json, size_t *len)
 {
     struct slice payload;
-    size_t len;
     enum err err = find_payload(token, &payload);
     if (err) {
         return err;
@@ -269,27 +269,40 @@ token_claim(struct slice token, const char *claim_names, struct wire_id *out)
     if (text == NULL) {
         return ERR_MEMORY;
     }
-    err = base64_decode(payload, BASE64_URL, text, &len);
-    if (!err) {
-        err = wire_parse_claim((struct slice){text, len}, claim_names, out);
+    if (base64_decode(payload, BASE64_URL, text, len)) {
+        mem_free(text);
+        return ERR_MISSING;
     }
-    mem_free(text);
+    *json = text;
+    return ERR_OK;
+}
+
+enum err
+token_claim(struct slice token, const char *claim_names, struct wire_id *out)
+{
+    char *json;
+    size_t len;
+    enum err err = read_payload(token, &json, &len);
+    if (err) {
+        return err;
+    }
+    err = wire_parse_claim((struct slice){json, len}, claim_names, out);
+    mem_free(json);
     return err == ERR_INVALID ? ERR_MISSING : err;
 }
 
 enum err
 token_expiry(struct slice token, double *out)
 {
-    struct wire_id exp = {.kind = WIRE_ID_NONE};
-    enum err err = token_claim(token, "exp", &exp);
-    if (!err && exp.kind != WIRE_ID_INTEGER) {
-        err = ERR_MISSING;
+    char *json;
+    size_t len;
+    enum err err = read_payload(token, &json, &len);
+    if (err) {
+        return err;
     }
-    if (!err) {
-        *out = (double)exp.integer;
-    }
-    wire_id_fini(&exp);
-    return err;
+    err = wire_parse_number((struct slice){json, len}, "exp", out);
+    mem_free(json);
+    return err == ERR_INVALID ? ERR_MISSING : err;
 }
 
 /* --- whom the backend took a token for --- */

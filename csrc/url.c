@@ -29,6 +29,8 @@
 /* Every byte of the path may become three; the rest is scheme, host, brackets and port. */
 #define TEXT_MAX (3 * URL_MAX + URL_HOST_MAX + 32)
 
+static const char hex_digits[] = "0123456789ABCDEF";
+
 static bool
 is_digit(char c)
 {
@@ -375,8 +377,8 @@ normalize_query(char *text, size_t len)
         }
         else if (value >= 0) {
             text[end++] = '%';
-            text[end++] = "0123456789ABCDEF"[value >> 4];
-            text[end++] = "0123456789ABCDEF"[value & 15];
+            text[end++] = hex_digits[value >> 4];
+            text[end++] = hex_digits[value & 15];
             i += 2;
         }
         else {
@@ -399,6 +401,12 @@ is_plain(char c)
     return c > ' ' && c < 0x7f && c != '%' && c != '?' && c != '#';
 }
 
+static enum err
+append_escape(struct buf *out, unsigned char byte)
+{
+    return buf_append(out, (char[]){'%', hex_digits[byte >> 4], hex_digits[byte & 15]}, 3);
+}
+
 /* Bytes that are not `kept` as %XX. */
 static enum err
 append_escaped(struct buf *out, struct slice text, bool (*kept)(char))
@@ -409,7 +417,7 @@ append_escaped(struct buf *out, struct slice text, bool (*kept)(char))
         if (!kept(text.data[i])) {
             err = buf_append(out, text.data + run, i - run);
             if (!err) {
-                err = buf_append_format(out, "%%%02X", (unsigned)(unsigned char)text.data[i]);
+                err = append_escape(out, (unsigned char)text.data[i]);
             }
             run = i + 1;
         }
@@ -467,14 +475,22 @@ check_path(struct slice path)
     return path.len > 0 && path.data[0] == '/' ? ERR_OK : ERR_INVALID;
 }
 
-/* scheme://host[:port] */
+/* scheme://host[:port]; appended in pieces, for formatting would take longer than all the rest. */
 static enum err
 append_origin(const struct url_parts *parts, struct slice host, struct buf *out)
 {
     bool is_https = scheme_is(parts->scheme, "https");
     bool is_v6 = find(host, ':') < host.len;
-    enum err err = buf_append_format(out, "%s://%s%.*s%s", is_https ? "https" : "http",
-                                     is_v6 ? "[" : "", (int)host.len, host.data, is_v6 ? "]" : "");
+    enum err err = buf_append_string(out, is_https ? "https://" : "http://");
+    if (!err && is_v6) {
+        err = buf_append_char(out, '[');
+    }
+    if (!err) {
+        err = buf_append_slice(out, host);
+    }
+    if (!err && is_v6) {
+        err = buf_append_char(out, ']');
+    }
     if (!err && parts->port != (is_https ? 443 : 80)) {
         err = buf_append_format(out, ":%d", parts->port);
     }

@@ -416,6 +416,26 @@ wire_parse_claim(struct slice object, const char *claim_names, struct wire_id *o
     return err;
 }
 
+enum err
+wire_parse_number(struct slice object, const char *name, double *out)
+{
+    char message[WIRE_MESSAGE_SIZE];
+    json_t *root;
+    enum err err = load(object, JSON_OBJECT, &root, message);
+    if (err) {
+        return err;
+    }
+    const json_t *value = json_object_get(root, name);
+    if (json_is_number(value)) {
+        *out = json_number_value(value);
+    }
+    else {
+        err = ERR_MISSING;
+    }
+    json_decref(root);
+    return err;
+}
+
 /* --- writing --- */
 
 /* The length of the UTF-8 sequence at text, 0 when it is none (RFC 3629). */

@@ -81,6 +81,9 @@ struct wire_activity {
 enum err
 wire_build_activity(const struct wire_activity *activity, struct buf *out) MUST_CHECK;
 
+/* A number, whole or not.  ERR_MISSING when the JSON object holds none of that name. */
+enum err wire_parse_number(struct slice object, const char *name, double *out) MUST_CHECK;
+
 /* The first of the comma-separated claim names that the JSON object holds as integer or string;
  * digits-only strings stay strings.  ERR_MISSING when none is there. */
 enum err

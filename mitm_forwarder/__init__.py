@@ -25,5 +25,9 @@ def __getattr__(name: str) -> Any:
     """``addons`` on first use: ``import mitm_forwarder`` needs neither mitmproxy nor the core."""
     if name == "addons":
         importlib.import_module("mitm_forwarder.guard")
+        # First, and in words: on a mitmproxy that lacks what the layers lean on, the import fails.
+        compat = importlib.import_module("mitm_forwarder.compat")
+        if errors := compat.check().errors:
+            return [compat.Unsupported(errors)]
         return importlib.import_module("mitm_forwarder.addon").addons
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

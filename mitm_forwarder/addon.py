@@ -18,7 +18,6 @@ from mitmproxy.proxy import layer
 from . import compat
 from . import errors
 from . import layers
-from . import logs
 from . import options
 from . import routes
 from . import socks
@@ -39,23 +38,16 @@ class Forwarder:
     def __init__(self) -> None:
         self.bridge: Bridge | None = None
         self._running = False
-        self._supported = True
 
     # ---- life
 
     def load(self, loader: Loader) -> None:
         options.add_options(loader)
-        result = compat.check()
-        for line in result.errors:
-            logger.error(line)
-        for line in result.warnings:
+        for line in compat.check().warnings:
             logger.warning(line)
-        self._supported = not result.errors
         layers.install_replay()
 
     def configure(self, updated: set[str]) -> None:
-        if not self._supported:
-            return
         if self.bridge is None or any(name.startswith(options.PREFIX) for name in updated):
             self._reconfigure()
         if self.bridge is not None:
@@ -63,6 +55,9 @@ class Forwarder:
 
     def running(self) -> None:
         self._running = True
+        for name in ctx.options.deferred:
+            if name.startswith(options.PREFIX):
+                logger.error(f"{name}: there is no such option (secrets are variables only)")
         if self.bridge is not None:
             self.bridge.start()
             _warn_of_port(self.bridge.config.mitm_listen_port)
@@ -76,17 +71,13 @@ class Forwarder:
         layers.uninstall_replay()
         if bridge is None:
             return None
+        # Logs stay masked, as the guard stays: what comes after a failed reload may print anything.
         if ctx.master.should_exit.is_set():
             self.bridge = bridge  # requests that run go on
-            return self._drain(bridge)
+            return bridge.drain_and_stop()
         layers.use(None)
         bridge.stop()
-        logs.uninstall()
         return None
-
-    async def _drain(self, bridge: Bridge) -> None:
-        await bridge.drain_and_stop()
-        logs.uninstall()
 
     def _reconfigure(self) -> None:
         """A new engine for a new configuration. A bad one is refused: at the start in one line, for
@@ -96,8 +87,6 @@ class Forwarder:
         try:
             config, secrets = options.load(ctx.options), options.Secrets()
             mask_secrets(secrets)
-            if old is not None:
-                old.stop()
             bridge = Bridge(config, secrets)
         except (options.ConfigError, RuntimeError) as error:
             if old is not None:
@@ -109,6 +98,8 @@ class Forwarder:
         layers.use(bridge)
         if self._running:
             bridge.start()
+        if old is not None:
+            old.stop()
 
     # ---- connections
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import logging
 import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,7 +19,9 @@ from typing import Any
 
 from mitmproxy import version
 
-TESTED = ("10.1.5", "10.4.2", "11.0.2", "11.1.3", "12.0.1", "12.1.2", "12.2.3")
+logger = logging.getLogger(__name__)
+
+TESTED = ("10.1.5", "10.4.2", "11.0.2", "11.1.3", "12.0.1", "12.1.2", "12.2.3", "12.3.1")
 """Versions that the tests of forwarding have been run on."""
 
 HTTP = "mitmproxy.proxy.layers.http"
@@ -293,7 +296,31 @@ CONTRACT: tuple[Reliance, ...] = (
     Reliance("mitmproxy.proxy.tunnel:TunnelLayer.on_handshake_error", "(self, err)"),
     Reliance("mitmproxy.proxy.tunnel:TunnelLayer._handshake_finished", "(self, err)"),
     Reliance("mitmproxy.proxy.tunnel:TunnelLayer.receive_data", "(self, data)"),
+    # addon.py
+    Reliance("mitmproxy.optmanager:_Option.__init__", source="self.value = unset"),
+    Reliance("mitmproxy.optmanager:OptManager.__init__", source="self._options"),
+    Reliance("mitmproxy.optmanager:OptManager.__init__", source="self.deferred"),
+    # logs.py
+    Reliance("mitmproxy.addons.dumper:Dumper.__init__", source="self.outfp"),
+    # cli/run.py
+    Reliance("mitmproxy.tools.main:run", "(master_cls, make_parser, arguments, extra=None)"),
+    Reliance("mitmproxy.addonmanager:Loader.__init__", "(self, master)"),
+    Reliance("mitmproxy.tools.cmdline:mitmdump", "(opts)"),
 )
+
+
+class Unsupported:
+    """Stands in for the addon on a mitmproxy that breaks the contract: says why, and that is all.
+    The guard stands, so nothing is dialled.
+    """
+
+    def __init__(self, errors: tuple[str, ...]) -> None:
+        self.errors = errors
+
+    def load(self, loader: object) -> None:
+        """mitmproxy exits when an error is logged while it starts."""
+        for line in self.errors:
+            logger.error(line)
 
 
 def check() -> Compat:

@@ -10,6 +10,7 @@ from mitmproxy.proxy.layers import http
 from mitmproxy.proxy.layers.http import HttpLayer
 from mitmproxy.proxy.layers.http import HttpStream
 
+import mitm_forwarder
 from mitm_forwarder import compat
 
 
@@ -80,3 +81,14 @@ def test_every_row_says_one_thing() -> None:
         assert sum(x is not None for x in claims) == 1, row.name
     rows = [dataclasses.astuple(row) for row in compat.CONTRACT]
     assert len(rows) == len(set(rows))
+
+
+def test_a_broken_contract_leaves_only_words(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.delattr(HttpLayer, "make_stream")
+    addons = mitm_forwarder.addons
+    assert [type(addon) for addon in addons] == [compat.Unsupported]
+    addons[0].load(None)
+    assert [record.levelname for record in caplog.records] == ["ERROR"] * len(addons[0].errors)
+    assert "make_stream" in caplog.text

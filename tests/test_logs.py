@@ -89,11 +89,11 @@ def test_mask_leaves_the_rest(text: str) -> None:
     ["eyJ", "a.", "eyJa.b.c.d.e.", "a://", "?token", "bearer ", "authorization", "b'\\\\", "    "],
 )
 def test_mask_takes_no_longer_for_a_text_made_to_be_slow(part: str) -> None:
-    text = f"DataReceived(c, b' Bearer ?@://authorization={part * (400_000 // len(part))}"
-    for hostile in (text, text[17:], text[25:], f"{part * (400_000 // len(part))}@://;?"):
+    text = f"DataReceived(c, b' Bearer ?@://authorization={part * (40_000 // len(part))}"
+    for hostile in (text, text[17:], text[25:], f"{part * (40_000 // len(part))}@://;?"):
         started = time.process_time()
         logs.mask(hostile)
-        assert time.process_time() - started < 1.0
+        assert time.process_time() - started < 0.3
 
 
 def test_registered_values_are_hidden_wherever_they_stand(installed: None) -> None:

@@ -248,6 +248,9 @@ test_expiry(void)
     double exp = -1;
     TRY(token_expiry(text(JWT), &exp));
     CHECK(exp == 1700000000.0);
+    /* {"exp":1700000000.5}, as time.time() makes them */
+    TRY(token_expiry(text("e30.eyJleHAiOjE3MDAwMDAwMDAuNX0.x"), &exp));
+    CHECK(exp == 1700000000.5);
     exp = -1;
     /* {"exp":"1700000000"}: a string is no date */
     enum err err = token_expiry(text("e30.eyJleHAiOiIxNzAwMDAwMDAwIn0.x"), &exp);
