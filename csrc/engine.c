@@ -28,6 +28,7 @@ decide(struct engine *engine, struct request *request, enum reason reason, const
         stats_add(&engine->stats, request->tries == 1 ? STATS_routed : STATS_retried, 1);
         break;
     case REASON_blacklisted:
+    case REASON_target_denied:
         stats_add(&engine->stats, STATS_blocked, 1);
         break;
     case REASON_no_token:
@@ -93,6 +94,19 @@ url_is_blocked(struct engine *engine, struct request *request, const struct url 
     return !same && blocks(engine, request, raw);
 }
 
+static bool
+is_denied(struct engine *engine, struct request *request, const struct url *url)
+{
+    int port;
+    struct slice host = url_host(url, &port);
+    const char *why = targets_refuse(&engine->targets, host, port);
+    if (why == NULL) {
+        return false;
+    }
+    snprintf(request->detail, sizeof request->detail, "%s", why);
+    return true;
+}
+
 /* Of the rule set in place: REASON_NONE when there is one that may be used. */
 static enum reason
 rules_state(const struct engine *engine)
@@ -119,6 +133,9 @@ judge(struct engine *engine, struct request *request)
             return REASON_blacklisted;
         }
         agree = agree && request->other_urls[i].len == 0;
+    }
+    if (is_denied(engine, request, &request->url)) {
+        return REASON_target_denied;
     }
     if (agree) {
         return REASON_NONE;
@@ -271,6 +288,10 @@ engine_judge(struct engine *engine, struct request *request, const struct url_pa
         request->reason = rules_state(engine);
         if (!request->reason && url_is_blocked(engine, request, &url)) {
             request->reason = REASON_blacklisted;
+            stats_add(&engine->stats, STATS_blocked, 1);
+        }
+        else if (!request->reason && is_denied(engine, request, &url)) {
+            request->reason = REASON_target_denied;
             stats_add(&engine->stats, STATS_blocked, 1);
         }
     }

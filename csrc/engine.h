@@ -15,6 +15,7 @@
 #include "reason.h"
 #include "spool.h"
 #include "stats.h"
+#include "targets.h"
 #include "upstream.h"
 #include "url.h"
 
@@ -35,6 +36,8 @@ struct engine_config {
     int queue_timeout_ms;
     size_t max_concurrent;
     unsigned proxy_retries;
+    bool deny_private_targets, deny_ip_literals;
+    const char *allow_targets; /* as in targets.h */
     struct spool_config spool;
 };
 
@@ -81,6 +84,9 @@ engine_refuse(struct engine *engine);
 enum err
 engine_set_secrets(struct engine *engine, const char *system_token,
                    const char *default_user_jwt) MUST_CHECK;
+/* Where this gateway listens, as host:port, separated by spaces: never a target. */
+enum err
+engine_set_listeners(struct engine *engine, const char *authorities) MUST_CHECK;
 /* Fetches the rules now. */
 void
 engine_refresh(struct engine *engine);

@@ -68,7 +68,8 @@ create_services(struct engine *engine, const struct engine_config *config,
 }
 
 static enum err
-create_state(struct engine *engine, const struct engine_config *config)
+create_state(struct engine *engine, const struct engine_config *config,
+             char message[ENGINE_MESSAGE_SIZE])
 {
     engine->proxy_url = mem_string(config->proxy_url);
     engine->blacklist_url = mem_string(config->blacklist_url);
@@ -77,7 +78,16 @@ create_state(struct engine *engine, const struct engine_config *config)
         || engine->user_id_claim == NULL) {
         return ERR_MEMORY;
     }
-    enum err err = set_token(&engine->default_token, config->default_user_jwt);
+    struct targets_config targets = {
+        .deny_private = config->deny_private_targets,
+        .deny_ip_literals = config->deny_ip_literals,
+        .allow = config->allow_targets,
+        .backends = {config->proxy_url, config->blacklist_url, config->activity_url},
+    };
+    enum err err = targets_init(&engine->targets, &targets, message);
+    if (!err) {
+        err = set_token(&engine->default_token, config->default_user_jwt);
+    }
     if (!err) {
         err = set_authorization(&engine->authorization, config->system_token);
     }
@@ -119,7 +129,7 @@ engine_create(const struct engine_config *config, struct engine **out,
         mem_free(engine);
         return err;
     }
-    err = create_state(engine, config);
+    err = create_state(engine, config, message);
     if (!err) {
         err = create_services(engine, config, message);
     }
@@ -197,6 +207,7 @@ engine_destroy(struct engine *engine)
     rules_unref(engine->rules);
     rules_scratch_destroy(engine->scratch);
     token_cache_destroy(engine->users);
+    targets_fini(&engine->targets);
     token_fini(&engine->default_token);
     buf_fini_secret(&engine->authorization);
     mailbox_fini(&engine->outbox);
@@ -206,7 +217,13 @@ engine_destroy(struct engine *engine)
     mem_free(engine);
 }
 
-/* ---- secrets, insight ---- */
+/* ---- secrets, listeners, insight ---- */
+
+enum err
+engine_set_listeners(struct engine *engine, const char *authorities)
+{
+    return targets_set_listeners(&engine->targets, authorities);
+}
 
 struct secrets_task {
     struct reactor_task task;

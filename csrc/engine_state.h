@@ -15,6 +15,7 @@
 #include "permits.h"
 #include "refresh.h"
 #include "rules.h"
+#include "targets.h"
 #include "token.h"
 
 struct engine {
@@ -33,6 +34,8 @@ struct engine {
     struct refresh *refresh;
     struct delivery *delivery;
     struct buf authorization; /* "Bearer SYSTEM_TOKEN"; the reactor's once it runs */
+
+    struct targets targets;
 
     struct rules *rules; /* in place; NULL: none yet */
     struct rules_scratch *scratch;

@@ -382,6 +382,20 @@ engine_py_set_secrets(PyObject *object, PyObject *args)
 }
 
 static PyObject *
+engine_py_set_listeners(PyObject *object, PyObject *args)
+{
+    const char *authorities;
+    if (!PyArg_ParseTuple(args, "s:set_listeners", &authorities)) {
+        return NULL;
+    }
+    enum err err = engine_set_listeners(SELF(object)->engine, authorities);
+    if (err) {
+        return PyErr_Format(PyExc_ValueError, "the listeners could not be set: %s", err_text(err));
+    }
+    return Py_NewRef(Py_None);
+}
+
+static PyObject *
 engine_py_test(PyObject *object, PyObject *args)
 {
     struct engine_test test;
@@ -567,6 +581,9 @@ static PyMethodDef engine_methods[] = {
     {"set_secrets", engine_py_set_secrets, METH_VARARGS,
      "set_secrets($self, system_token, default_user_jwt, /)\n--\n\nReplaces the tokens for all "
      "calls that start later."},
+    {"set_listeners", engine_py_set_listeners, METH_VARARGS,
+     "set_listeners($self, authorities, /)\n--\n\nWhere this gateway listens, as host:port, "
+     "separated by spaces: never a target."},
     {"test", engine_py_test, METH_VARARGS,
      "test($self, scheme, host, port, path, /)\n--\n\nThe rule that would match, as (id, pattern, "
      "limit hit), or None."},

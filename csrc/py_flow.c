@@ -348,10 +348,11 @@ set_server(struct py_request *self, PyObject *flow, const struct upstream *upstr
     int rc = -1;
     PyObject *address = NULL, *server = NULL, *empty = NULL, *arguments = NULL;
     PyObject *id = py_from_id(&upstream->id);
-    PyObject *via = id ? PyObject_CallFunction(
-                        engine->route, "ssizzO", upstream_kind_name(upstream->kind), upstream->host,
-                        upstream->port, upstream->username, upstream->password, id)
-                       : NULL;
+    PyObject *via =
+        id ? PyObject_CallFunction(engine->route, "ssizzOz", upstream_kind_name(upstream->kind),
+                                   upstream->host, upstream->port, upstream->username,
+                                   upstream->password, id, upstream->tls_name)
+           : NULL;
     struct flow_reading reading;
     if (flow_read_target(engine, flow, &reading) == 0) {
         PyObject *host = py_get(engine->state, reading.data, NAME_host);

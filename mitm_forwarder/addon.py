@@ -20,6 +20,7 @@ from . import errors
 from . import layers
 from . import options
 from . import routes
+from . import socks
 from . import tunnels
 from .bridge import Bridge
 from .bridge import mask_secrets
@@ -106,6 +107,8 @@ class Forwarder:
 
     def client_connected(self, client: connection.Client) -> None:
         layers.lift_dial_limit(client)
+        if self.bridge is not None:
+            self.bridge.note_listeners()
 
     def next_layer(self, nextlayer: layer.NextLayer) -> None:
         layers.choose_layer(nextlayer)
@@ -140,6 +143,9 @@ class Forwarder:
 
     async def forwarder_failover(self, flow: http.HTTPFlow) -> None:
         await layers.failover(flow)
+
+    async def forwarder_resolve(self, resolution: socks.Resolution) -> None:
+        await socks.resolve(resolution)
 
     def responseheaders(self, flow: http.HTTPFlow) -> None:
         if self.bridge is None or routes.plan_of(flow) is None:

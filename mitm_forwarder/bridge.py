@@ -51,6 +51,7 @@ class Bridge:
         self._rotated = False
         self._loop = asyncio.get_running_loop()
         self._secrets_check: asyncio.TimerHandle | None = None
+        self._listeners: tuple[tuple[str, int], ...] = ()
         self._drained: asyncio.Future[None] | None = None
         self.engine = _core.Engine(
             config,
@@ -121,6 +122,17 @@ class Bridge:
             if logger.isEnabledFor(logging.INFO):
                 logger.info(logs.request_line(*summary))
             self._note_drained()
+
+    def note_listeners(self) -> None:
+        """Where mitmproxy listens now: no target of anybody."""
+        server = ctx.master.addons.get("proxyserver")
+        places = tuple(address[:2] for address in server.listen_addrs())
+        if places != self._listeners:
+            self._listeners = places
+            texts = (
+                f"[{host}]:{port}" if ":" in host else f"{host}:{port}" for host, port in places
+            )
+            self.engine.set_listeners(" ".join(texts))
 
     def _note_drained(self) -> None:
         waiting = self._drained

@@ -286,6 +286,16 @@ CONTRACT: tuple[Reliance, ...] = (
         f"{HTTP}._http1:Http1Client.send", source="raw = http1.assemble_request_head(request)"
     ),
     Reliance("mitmproxy.proxy.commands:SendData.__init__", "(self, connection, data)"),
+    # socks.py
+    Reliance("mitmproxy.proxy.tunnel:TunnelLayer.start_handshake", "(self)"),
+    Reliance("mitmproxy.proxy.tunnel:TunnelLayer.receive_handshake_data", "(self, data)"),
+    Reliance(
+        "mitmproxy.proxy.tunnel:TunnelLayer._handle_event",
+        source="done, err = yield from self.receive_handshake_data(event.data)",
+    ),
+    Reliance("mitmproxy.proxy.tunnel:TunnelLayer.on_handshake_error", "(self, err)"),
+    Reliance("mitmproxy.proxy.tunnel:TunnelLayer._handshake_finished", "(self, err)"),
+    Reliance("mitmproxy.proxy.tunnel:TunnelLayer.receive_data", "(self, data)"),
     # addon.py
     Reliance("mitmproxy.optmanager:_Option.__init__", source="self.value = unset"),
     Reliance("mitmproxy.optmanager:OptManager.__init__", source="self._options"),

@@ -34,6 +34,7 @@ from mitm_forwarder.kinds import FILE
 from mitm_forwarder.kinds import ON_FULL
 from mitm_forwarder.kinds import SECONDS
 from mitm_forwarder.kinds import SPOOL_DIRECTORY
+from mitm_forwarder.kinds import TARGETS
 from mitm_forwarder.kinds import TOKEN
 from mitm_forwarder.kinds import TOKEN_MAX_BYTES
 from mitm_forwarder.kinds import Kind
@@ -159,6 +160,15 @@ class Config:
         CLAIM_NAMES,
         "user_id,sub,id",
         "claims of an accepted token that may hold the user's id; the first found counts",
+    )
+    deny_private_targets: bool = _variable(
+        BOOLEAN, "false", "answer 403 for targets that are private addresses or names"
+    )
+    deny_ip_literals: bool = _variable(
+        BOOLEAN, "false", "answer 403 for targets that are IP addresses instead of names"
+    )
+    allow_targets: str | None = _variable(
+        TARGETS, None, "targets that are allowed although they would be denied"
     )
     state_dir: str = _variable(
         DIRECTORY, "$XDG_STATE_HOME/mitm-forwarder", "where the last good blacklist is kept"
