@@ -212,11 +212,9 @@ def _is_onboarding(flow: http.HTTPFlow) -> bool:
 
 
 def _stream_upload(request: http.Request, threshold_bytes: int) -> None:
-    """A body that is large, or of unknown size, goes through without being kept."""
+    """A large body goes through without being kept; so does one of unknown size (streams.py)."""
     length = request.headers.get("content-length", "")
-    if "transfer-encoding" in request.headers or (
-        length.isdecimal() and int(length) > threshold_bytes
-    ):
+    if length.isdecimal() and int(length) > threshold_bytes:
         request.stream = True
 
 
