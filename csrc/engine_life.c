@@ -7,6 +7,7 @@
 
 /* Tokens whose user is remembered. */
 #define TOKEN_CACHE_ENTRIES 10000
+#define LEASES_MAX 10000
 /* Calls to the backend beside one lookup for each permit: the posts of the activity log and the
  * rule list. */
 #define EXTRA_CONNECTIONS (DELIVERY_IN_FLIGHT + 2)
@@ -86,6 +87,9 @@ create_state(struct engine *engine, const struct engine_config *config)
     }
     if (!err) {
         err = token_cache_create(TOKEN_CACHE_ENTRIES, &engine->users);
+    }
+    if (!err) {
+        err = leases_create(LEASES_MAX, &engine->leases);
     }
     return err;
 }
@@ -188,6 +192,7 @@ engine_destroy(struct engine *engine)
     rules_unref(engine->rules);
     rules_scratch_destroy(engine->scratch);
     token_cache_destroy(engine->users);
+    leases_destroy(engine->leases);
     token_fini(&engine->default_token);
     buf_fini_secret(&engine->authorization);
     mailbox_fini(&engine->outbox);
