@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -269,7 +270,7 @@ async def test_dead_letters(
         shown = await _command(rig)
         assert shown.count("422") == 3 and URL in shown and "running" in shown
         assert "\x1b" not in shown and '{"detail": "no' in shown
-        key, *others = [k for k in rig.recorded if k not in backend.records()]
+        key = next(k for k in rig.recorded if k not in backend.records())
         assert key in shown
         assert "waits for delivery" in await _command(rig, "resend", key)
         await rig.wait_for(lambda: backend.stored() == 2, 10, "the record that was sent again")
@@ -284,8 +285,6 @@ async def test_dead_letters(
 
 async def _command(rig: Rig, *args: str) -> str:
     """`mitm-forwarder spool …` in a process of its own, as it must be."""
-    import sys
-
     process = await asyncio.create_subprocess_exec(
         sys.executable,
         "-m",
