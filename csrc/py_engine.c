@@ -62,6 +62,25 @@ log_notices(struct py_engine *self)
     }
 }
 
+/* The loop holds the handle, which holds the engine: without this a stopped engine would stay until
+ * the timer fires. */
+static void
+cancel_expiry(struct py_engine *self)
+{
+    PyObject *handle = self->expiry_handle;
+    self->expiry_handle = NULL;
+    self->expiry_ms = CLOCK_NEVER;
+    if (handle == NULL) {
+        return;
+    }
+    PyObject *result = py_call(self->state, handle, NAME_cancel);
+    if (result == NULL) {
+        PyErr_WriteUnraisable((PyObject *)self);
+    }
+    Py_XDECREF(result);
+    Py_DECREF(handle);
+}
+
 /* Makes sure that `expire` runs when the next one of those who wait has waited long enough. */
 static int
 arm_expiry(struct py_engine *self)
@@ -79,7 +98,8 @@ arm_expiry(struct py_engine *self)
     if (handle == NULL) {
         return -1;
     }
-    Py_DECREF(handle);
+    cancel_expiry(self);
+    self->expiry_handle = handle;
     self->expiry_ms = next_ms;
     return 0;
 }
@@ -224,9 +244,9 @@ engine_py_record(PyObject *object, PyObject *flow)
     if (flow_status(self, flow, &status) < 0) {
         return NULL;
     }
-    /* Into this engine's spool, also for a request of an earlier engine: that one delivers no more. */
-    return PyBool_FromLong(engine_record(self->engine, request->request, status)
-                           == ERR_OK);
+    /* Into this engine's spool, also for a request of an earlier engine: that one delivers no more.
+     */
+    return PyBool_FromLong(engine_record(self->engine, request->request, status) == ERR_OK);
 }
 
 static PyObject *
@@ -279,6 +299,7 @@ static PyObject *
 engine_py_expire(PyObject *object, PyObject *Py_UNUSED(ignored))
 {
     struct py_engine *self = SELF(object);
+    Py_CLEAR(self->expiry_handle);
     self->expiry_ms = CLOCK_NEVER;
     engine_expire(self->engine);
     resolve_decided(self);
@@ -311,6 +332,7 @@ engine_py_stop(PyObject *object, PyObject *args)
     if (!PyArg_ParseTuple(args, "d:stop", &timeout)) {
         return NULL;
     }
+    cancel_expiry(self);
     PyThreadState *thread = PyEval_SaveThread();
     engine_stop(self->engine, timeout > 0 ? (int)(timeout * 1000.0) : 0);
     PyEval_RestoreThread(thread);
@@ -438,21 +460,47 @@ engine_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
     return (PyObject *)self;
 }
 
+static int
+engine_traverse(PyObject *object, visitproc visit, void *arg)
+{
+    struct py_engine *self = SELF(object);
+    Py_VISIT(Py_TYPE(object));
+    Py_VISIT(self->loop);
+    Py_VISIT(self->server);
+    Py_VISIT(self->route);
+    Py_VISIT(self->answer);
+    Py_VISIT(self->log);
+    Py_VISIT(self->tunnels);
+    Py_VISIT(self->expiry_handle);
+    return 0;
+}
+
+static int
+engine_clear(PyObject *object)
+{
+    struct py_engine *self = SELF(object);
+    Py_CLEAR(self->loop);
+    Py_CLEAR(self->server);
+    Py_CLEAR(self->route);
+    Py_CLEAR(self->answer);
+    Py_CLEAR(self->log);
+    Py_CLEAR(self->tunnels);
+    Py_CLEAR(self->expiry_handle);
+    return 0;
+}
+
 static void
 engine_dealloc(PyObject *object)
 {
     struct py_engine *self = SELF(object);
     PyTypeObject *type = Py_TYPE(object);
+    PyObject_GC_UnTrack(object);
     if (self->engine != NULL) {
         /* Nobody can be waiting: a waiting request keeps its engine alive. */
         engine_stop(self->engine, 0);
         engine_destroy(self->engine);
     }
-    PyObject *references[] = {self->loop,   self->server, self->route,
-                              self->answer, self->log,    self->tunnels};
-    for (size_t i = 0; i < COUNT_OF(references); i++) {
-        Py_XDECREF(references[i]);
-    }
+    (void)engine_clear(object);
     freefunc free_object = (freefunc)PyType_GetSlot(type, Py_tp_free);
     free_object(object);
     Py_DECREF(type);
@@ -514,6 +562,8 @@ static PyType_Slot engine_slots[] = {
                 "gateway process."},
     {Py_tp_new, engine_new},
     {Py_tp_dealloc, engine_dealloc},
+    {Py_tp_traverse, engine_traverse},
+    {Py_tp_clear, engine_clear},
     {Py_tp_methods, engine_methods},
     {0, NULL},
 };
@@ -521,6 +571,6 @@ static PyType_Slot engine_slots[] = {
 PyType_Spec py_engine_spec = {
     .name = "mitm_forwarder._core.Engine",
     .basicsize = sizeof(struct py_engine),
-    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_IMMUTABLETYPE,
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_IMMUTABLETYPE,
     .slots = engine_slots,
 };

@@ -17,7 +17,8 @@
 /* Attribute and key names, interned once. */
 #define PY_NAMES(X)                                                                                \
     X(_forwarder)                                                                                  \
-    X(address) X(authority) X(call_later) X(client_conn) X(comment) X(create_future) X(data)       \
+    X(address)                                                                                     \
+    X(authority) X(call_later) X(cancel) X(client_conn) X(comment) X(create_future) X(data)        \
         X(done) X(encode) X(expire) X(fields) X(get) X(headers) X(host) X(metadata) X(method)      \
             X(mitm_forwarder) X(path) X(port) X(request) X(response) X(scheme) X(server_conn)      \
                 X(set_exception) X(set_result) X(sni) X(status_code) X(via)
@@ -46,6 +47,7 @@ struct py_engine {
     PyObject *tunnels; /* WeakKeyDictionary: client connection -> the Proxy-Authorization of its
                           CONNECT */
     int64_t expiry_ms; /* when `expire` has been scheduled for; CLOCK_NEVER */
+    PyObject *expiry_handle; /* the loop's, for that; NULL */
 };
 
 struct py_request {
