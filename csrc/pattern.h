@@ -12,7 +12,7 @@
 
 /* What a rule may cost at most; each is named in the refusal. */
 #define PATTERN_BYTES_MAX 65535
-#define PATTERN_DEPTH_MAX 100   /* brackets within brackets; a walk needs four of its frames for each */
+#define PATTERN_DEPTH_MAX 100 /* brackets within brackets; the tree is four times as deep */
 #define PATTERN_UNLIMITED UINT32_MAX
 
 /* The flags of re.compile, under other numbers. */
@@ -68,9 +68,11 @@ struct pattern_node {
     };
 };
 
-/* Bit c of byte c / 8 stands for byte c.  The dot is a class too.  In a rule's text a character from U+0080 on is the
- * bytes of its UTF-8 form one after the other; within [...] it adds nothing, and a complement or \W, \D, \S holds all
- * bytes from 0x80 on: subjects are ASCII, so that neither can be seen in a decision. */
+/* Bit c of byte c / 8 stands for byte c.  The dot is a class too.
+ *
+ * Subjects are ASCII; what is beyond matches as well as bytes allow.  A character from U+0080 on is the bytes of its
+ * UTF-8 form one after the other, within [...] an alternative of those; a complement and the dot hold all bytes from
+ * 0x80 on, one at a time. */
 struct pattern_set {
     uint8_t bits[32];
 };
@@ -82,13 +84,15 @@ struct pattern {
     uint32_t node_count, set_count;
     uint32_t group_count;       /* capturing groups; numbers are 1 .. group_count */
     uint32_t node_room, set_room;
+    struct pattern_group *groups; /* the parser's own */
+    uint32_t group_room;
 };
 
 void pattern_init(struct pattern *pattern);
 void pattern_fini(struct pattern *pattern);
 /* `flags` are those that re.compile would be given; a rule's own come from its text.  ERR_INVALID fills *error with the
- * position and what Python would say; ERR_LIMIT does for a rule past one of the maxima above.  After any error the
- * pattern may only be parsed into again, or ended. */
+ * position and what Python would say, or which of the maxima above is passed.  After any error the pattern may only be
+ * parsed into again, or ended. */
 enum err pattern_parse(struct pattern *pattern, struct slice text, unsigned flags,
                        struct regex_error *error) MUST_CHECK;
 

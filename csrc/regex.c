@@ -49,8 +49,20 @@ report_error(int code, size_t position, struct regex_error *error)
     return ERR_INVALID;
 }
 
+static uint32_t
+compile_options(const struct regex_options *options)
+{
+    uint32_t bits = COMPILE_OPTIONS;
+    bits |= options->caseless ? PCRE2_CASELESS : 0U;
+    bits |= options->dotall ? PCRE2_DOTALL : 0U;
+    bits |= options->line_begins_at_end ? PCRE2_ALT_CIRCUMFLEX : 0U;
+    bits |= options->no_auto_possess ? PCRE2_NO_AUTO_POSSESS : 0U;
+    return bits;
+}
+
 enum err
-regex_compile(struct slice pattern, struct regex **out, struct regex_error *error)
+regex_compile(struct slice pattern, const struct regex_options *options, struct regex **out,
+              struct regex_error *error)
 {
     enum err err = ERR_MEMORY;
     int code = 0;
@@ -61,8 +73,8 @@ regex_compile(struct slice pattern, struct regex **out, struct regex_error *erro
         goto done;
     }
     pcre2_set_newline(context, PCRE2_NEWLINE_LF);
-    regex->code =
-        pcre2_compile(bytes_of(pattern), pattern.len, COMPILE_OPTIONS, &code, &position, context);
+    regex->code = pcre2_compile(bytes_of(pattern), pattern.len, compile_options(options), &code,
+                                &position, context);
     if (regex->code == NULL) {
         err = report_error(code, position, error);
         goto done;

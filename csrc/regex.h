@@ -26,8 +26,18 @@ struct regex_error {
     char message[REGEX_MESSAGE_SIZE]; /* one line, terminated */
 };
 
-/* ERR_INVALID fills *error; ERR_MEMORY leaves it alone.  The pattern is copied into the compiled form. */
-enum err regex_compile(struct slice pattern, struct regex **out, struct regex_error *error) MUST_CHECK;
+/* How the text of a pattern is to be read; all false is PCRE2 as it comes. */
+struct regex_options {
+    bool caseless;
+    bool dotall;              /* '.' matches a newline too */
+    bool line_begins_at_end;  /* (?m:^) matches behind a newline that ends the subject */
+    bool no_auto_possess;     /* give up an optimization that goes wrong for /1+(?:x)?+1/ */
+};
+
+/* The pattern is in PCRE2's own dialect and is copied into the compiled form.  ERR_INVALID fills *error; ERR_MEMORY
+ * leaves it alone. */
+enum err regex_compile(struct slice pattern, const struct regex_options *options, struct regex **out,
+                       struct regex_error *error) MUST_CHECK;
 void regex_destroy(struct regex *regex);
 /* Search semantics (a match anywhere), as Python's re.search. */
 enum regex_outcome regex_search(const struct regex *regex, struct slice subject, struct regex_scratch *scratch);

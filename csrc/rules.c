@@ -3,6 +3,7 @@
 #include <stdatomic.h>
 #include <string.h>
 
+#include "dialect.h"
 #include "mem.h"
 
 /* One pattern, compiled; shared by all sets that hold it. */
@@ -63,6 +64,19 @@ code_unref(struct code *code)
 }
 
 static enum err
+compile_rule(struct slice rule, struct regex **out, struct regex_error *error)
+{
+    struct dialect dialect;
+    dialect_init(&dialect);
+    enum err err = dialect_translate(&dialect, rule, 0, error);
+    if (!err) {
+        err = dialect_compile(&dialect, out, error);
+    }
+    dialect_fini(&dialect);
+    return err;
+}
+
+static enum err
 code_create(struct slice pattern, uint64_t hash, struct code **out, struct regex_error *error)
 {
     struct code *code = mem_zalloc(sizeof *code);
@@ -75,7 +89,7 @@ code_create(struct slice pattern, uint64_t hash, struct code **out, struct regex
     code->pattern = mem_copy(pattern.data, pattern.len);
     enum err err = code->pattern == NULL ? ERR_MEMORY : ERR_OK;
     if (!err) {
-        err = regex_compile(pattern, &code->regex, error);
+        err = compile_rule(pattern, &code->regex, error);
     }
     if (err) {
         code_unref(code);

@@ -20,7 +20,9 @@ FLAGS_tsan := -O1 -fsanitize=thread
 CORE_C := $(filter-out csrc/py_%.c,$(wildcard csrc/*.c))
 BINDING_C := $(wildcard csrc/py_*.c)
 TEST_C := $(wildcard tests/c/test_*.c)
-SUPPORT_C := $(filter-out $(TEST_C),$(wildcard tests/c/*.c))
+# Programs that a test in Python talks to.
+TOOL_C := $(wildcard tests/c/*_tool.c)
+SUPPORT_C := $(filter-out $(TEST_C) $(TOOL_C),$(wildcard tests/c/*.c))
 TEST_NAMES := $(TEST_C:tests/c/%.c=%)
 # What threads share; the rest is one thread's and would only cost time.
 TSAN_NAMES := $(filter test_mailbox test_reactor test_rules test_spool test_stats test_engine,$(TEST_NAMES))
