@@ -14,10 +14,10 @@ struct writer {
     const struct pattern *pattern;
     struct buf *out;
     struct regex_error *error;
-    bool caseless;      /* the option: all letters of the pattern are */
-    uint32_t *numbers;  /* by group: its number in the translation, 0 if nothing refers to it */
-    size_t sought;      /* a place in the translation... */
-    size_t found;       /* ...and that of the rule it comes from */
+    bool caseless;     /* the option: all letters of the pattern are */
+    uint32_t *numbers; /* by group: its number in the translation, 0 if nothing refers to it */
+    size_t sought;     /* a place in the translation... */
+    size_t found;      /* ...and that of the rule it comes from */
 };
 
 static enum err write_node(struct writer *writer, uint32_t index);
@@ -70,8 +70,8 @@ is_caseless(const struct pattern *pattern)
     bool any = false;
     for (uint32_t i = 1; i < pattern->node_count; i++) {
         const struct pattern_node *node = pattern_node(pattern, i);
-        bool cased = node->kind == PATTERN_BACKREF
-                     || (node->kind == PATTERN_BYTE && is_letter(node->byte));
+        bool cased =
+            node->kind == PATTERN_BACKREF || (node->kind == PATTERN_BYTE && is_letter(node->byte));
         if ((cased && !node->caseless)
             || (node->kind == PATTERN_CLASS && !is_folded(pattern_set(pattern, node)))) {
             return false;
@@ -98,7 +98,8 @@ choose_options(const struct pattern *pattern, struct regex_options *options)
     }
 }
 
-/* Groups that nothing refers to need not capture.  Leaves *numbers NULL if there is no reference. */
+/* Groups that nothing refers to need not capture.  Leaves *numbers NULL if there is no reference.
+ */
 static enum err
 number_groups(const struct pattern *pattern, uint32_t **numbers)
 {
@@ -333,8 +334,7 @@ write_reference(struct writer *writer, const struct pattern_node *node)
 static enum err
 write_conditional(struct writer *writer, const struct pattern_node *node)
 {
-    enum err err =
-        buf_append_format(writer->out, "(?(%u)", (unsigned)writer->numbers[node->group]);
+    enum err err = buf_append_format(writer->out, "(?(%u)", (unsigned)writer->numbers[node->group]);
     if (!err) {
         err = write_children(writer, node, "|");
     }

@@ -109,8 +109,8 @@ wrap_last(struct parser *parser, struct parts *parts, uint32_t min, uint32_t max
         .max = max,
     };
     width->min = width_product(width->min, min);
-    width->max = max == PATTERN_UNLIMITED && width->max > 0 ? WIDTH_MAX
-                                                            : width_product(width->max, max);
+    width->max =
+        max == PATTERN_UNLIMITED && width->max > 0 ? WIDTH_MAX : width_product(width->max, max);
     parts->tail.is_repeat = true;
     return ERR_OK;
 }
@@ -256,13 +256,15 @@ parse_whole(struct parser *parser)
         return scan_fail(scan, parser->wanted_position, "invalid group reference %u",
                          (unsigned)parser->wanted_group);
     }
+    if (parser->behind_varies) {
+        return scan_fail(scan, parser->behind_position, "look-behind requires fixed-width pattern");
+    }
     parser->pattern->root = part.node;
     return ERR_OK;
 }
 
 enum err
-pattern_parse(struct pattern *pattern, struct slice text, unsigned flags,
-              struct regex_error *error)
+pattern_parse(struct pattern *pattern, struct slice text, unsigned flags, struct regex_error *error)
 {
     struct parser parser = {
         .scan = {.text = (const unsigned char *)text.data, .len = text.len, .error = error},

@@ -1,8 +1,8 @@
 /* A rule as it was written, for Python's re: parsed into a tree, refused where Python refuses it.
  *
- * A struct pattern is the caller's memory (pattern_init, pattern_fini) and owns its nodes and sets; each pattern_parse
- * replaces them and keeps the memory, so that one struct serves a hundred thousand rules.  Nodes refer to each other by
- * index, not by pointer.
+ * A struct pattern is the caller's memory (pattern_init, pattern_fini) and owns its nodes and sets;
+ * each pattern_parse replaces them and keeps the memory, so that one struct serves a hundred
+ * thousand rules.  Nodes refer to each other by index, not by pointer.
  *
  * One thread at a time. */
 #ifndef FORWARDER_PATTERN_H
@@ -50,15 +50,15 @@ enum pattern_greed { PATTERN_GREEDY, PATTERN_LAZY, PATTERN_POSSESSIVE };
 
 /* 0 is no node: the first real one has index 1. */
 struct pattern_node {
-    uint8_t kind;       /* enum pattern_kind */
-    uint8_t byte;       /* BYTE */
-    uint8_t greed;      /* REPEAT: enum pattern_greed */
-    bool caseless;      /* BYTE (letters only), BACKREF */
-    bool behind;        /* LOOK */
-    bool negative;      /* LOOK */
-    uint32_t position;  /* where it begins in the text, in bytes */
-    uint32_t next;      /* the sibling to the right, or 0 */
-    uint32_t child;     /* the first child, or 0 */
+    uint8_t kind;      /* enum pattern_kind */
+    uint8_t byte;      /* BYTE */
+    uint8_t greed;     /* REPEAT: enum pattern_greed */
+    bool caseless;     /* BYTE (letters only), BACKREF */
+    bool behind;       /* LOOK */
+    bool negative;     /* LOOK */
+    uint32_t position; /* where it begins in the text, in bytes */
+    uint32_t next;     /* the sibling to the right, or 0 */
+    uint32_t child;    /* the first child, or 0 */
     union {
         uint32_t set;   /* CLASS: index into sets */
         uint32_t group; /* CAPTURE, BACKREF, CONDITIONAL */
@@ -70,9 +70,9 @@ struct pattern_node {
 
 /* Bit c of byte c / 8 stands for byte c.  The dot is a class too.
  *
- * Subjects are ASCII; what is beyond matches as well as bytes allow.  A character from U+0080 on is the bytes of its
- * UTF-8 form one after the other, within [...] an alternative of those; a complement and the dot hold all bytes from
- * 0x80 on, one at a time. */
+ * Subjects are ASCII; what is beyond matches as well as bytes allow.  A character from U+0080 on is
+ * the bytes of its UTF-8 form one after the other, within [...] an alternative of those; a
+ * complement and the dot hold all bytes from 0x80 on, one at a time. */
 struct pattern_set {
     uint8_t bits[32];
 };
@@ -82,7 +82,7 @@ struct pattern {
     struct pattern_set *sets;   /* sets[0 .. set_count - 1] */
     uint32_t root;
     uint32_t node_count, set_count;
-    uint32_t group_count;       /* capturing groups; numbers are 1 .. group_count */
+    uint32_t group_count; /* capturing groups; numbers are 1 .. group_count */
     uint32_t node_room, set_room;
     struct pattern_group *groups; /* the parser's own */
     uint32_t group_room;
@@ -90,9 +90,9 @@ struct pattern {
 
 void pattern_init(struct pattern *pattern);
 void pattern_fini(struct pattern *pattern);
-/* `flags` are those that re.compile would be given; a rule's own come from its text.  ERR_INVALID fills *error with the
- * position and what Python would say, or which of the maxima above is passed.  After any error the pattern may only be
- * parsed into again, or ended. */
+/* `flags` are those that re.compile would be given; a rule's own come from its text.  ERR_INVALID
+ * fills *error with the position and what Python would say, or which of the maxima above is passed.
+ * After any error the pattern may only be parsed into again, or ended. */
 enum err pattern_parse(struct pattern *pattern, struct slice text, unsigned flags,
                        struct regex_error *error) MUST_CHECK;
 

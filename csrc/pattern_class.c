@@ -85,7 +85,8 @@ utf8_length(uint32_t c)
     return c < 0x80 ? 1 : c < 0x800 ? 2 : c < 0x10000 ? 3 : 4;
 }
 
-/* The last character that has the form of `c` in all but its last `tail` bytes, and no more bytes. */
+/* The last character that has the form of `c` in all but its last `tail` bytes, and no more bytes.
+ */
 static uint32_t
 utf8_block_end(uint32_t c, unsigned tail)
 {
@@ -140,8 +141,7 @@ add_run(struct class_builder *builder, uint32_t low, uint32_t high)
         }
         parts_push(builder->parser, &parts, &part);
     }
-    enum err err =
-        parts_join(builder->parser, &parts, PATTERN_CONCAT, builder->open, &part);
+    enum err err = parts_join(builder->parser, &parts, PATTERN_CONCAT, builder->open, &part);
     if (!err) {
         parts_push(builder->parser, &builder->wide, &part);
     }

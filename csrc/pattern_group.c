@@ -70,8 +70,7 @@ parse_name(struct parser *parser, char terminator, struct slice *name)
                    ? scan_fail(scan, begin, "missing group name")
                    : scan_fail(scan, begin, "missing %c, unterminated name", terminator);
     }
-    *name = (struct slice){(const char *)scan->text + begin,
-                           (size_t)(end - scan->text) - begin};
+    *name = (struct slice){(const char *)scan->text + begin, (size_t)(end - scan->text) - begin};
     scan->pos += name->len + 1;
     return name->len > 0 ? ERR_OK : scan_fail(scan, begin, "missing group name");
 }
@@ -83,9 +82,9 @@ check_name(struct parser *parser, struct slice name)
     bool valid = !(name.data[0] >= '0' && name.data[0] <= '9');
     for (size_t i = 0; i < name.len; i++) {
         unsigned char c = (unsigned char)name.data[i], small = c | 0x20;
-        valid = valid
-                && (c >= 0x80 || c == '_' || (c >= '0' && c <= '9')
-                    || (small >= 'a' && small <= 'z'));
+        valid =
+            valid
+            && (c >= 0x80 || c == '_' || (c >= '0' && c <= '9') || (small >= 'a' && small <= 'z'));
     }
     return valid ? ERR_OK
                  : scan_fail(&parser->scan, parser->scan.pos - name.len - 1,
@@ -129,8 +128,7 @@ parse_named_backref(struct parser *parser, unsigned flags, struct part *out)
     if (!err) {
         err = known_group(parser, name, &group);
     }
-    return err ? err
-               : parse_backref(parser, group, flags, parser->scan.pos - name.len - 1, out);
+    return err ? err : parse_backref(parser, group, flags, parser->scan.pos - name.len - 1, out);
 }
 
 /* --- groups --- */
@@ -231,8 +229,10 @@ parse_look(struct parser *parser, unsigned flags, size_t open, bool behind, bool
     if (err) {
         return err;
     }
-    if (behind && (out->width.min != out->width.max || out->width.min > LOOK_BEHIND_MAX)) {
-        return scan_fail(&parser->scan, open, "look-behind requires fixed-width pattern");
+    bool varies = out->width.min != out->width.max || out->width.min > LOOK_BEHIND_MAX;
+    if (behind && varies && !parser->behind_varies) {
+        parser->behind_varies = true;
+        parser->behind_position = open;
     }
     err = tree_add_parent(parser, PATTERN_LOOK, open, out->node, &out->node);
     if (!err) {
@@ -427,10 +427,10 @@ parse_flags(struct parser *parser, struct flag_change *change)
     if (change->global) {
         parser->flags |= change->on;
         parser->unicode = parser->unicode || unicode;
-        return parser->unicode && (parser->flags & PATTERN_ASCII)
-                   ? scan_fail(&parser->scan, parser->scan.pos,
-                               "ASCII and UNICODE flags are incompatible")
-                   : ERR_OK;
+        bool both = parser->unicode && (parser->flags & PATTERN_ASCII);
+        return !both ? ERR_OK
+                     : scan_fail(&parser->scan, parser->scan.pos,
+                                 "ASCII and UNICODE flags are incompatible");
     }
     parser->scan.pos++;
     change->off |= unicode ? PATTERN_ASCII : 0U;
@@ -451,8 +451,7 @@ parse_flag_group(struct parser *parser, unsigned *flags, bool may_be_global, siz
         return parse_inside(parser, (*flags | change.on) & ~change.off, open, out);
     }
     if (!may_be_global) {
-        return scan_fail(&parser->scan, open,
-                         "global flags not at the start of the expression");
+        return scan_fail(&parser->scan, open, "global flags not at the start of the expression");
     }
     *flags = parser->flags;
     return ERR_OK;

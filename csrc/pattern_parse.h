@@ -1,7 +1,8 @@
-/* The parts of the parser: what pattern.c, pattern_group.c, pattern_class.c and pattern_tree.c share.
+/* The parts of the parser: what pattern.c, pattern_group.c, pattern_class.c and pattern_tree.c
+ * share.
  *
- * A struct parser is pattern_parse's own and borrows the pattern, the text and the error.  Nodes belong to the pattern
- * from the moment they are added; a struct part only says which ones.
+ * A struct parser is pattern_parse's own and borrows the pattern, the text and the error.  Nodes
+ * belong to the pattern from the moment they are added; a struct part only says which ones.
  *
  * One thread at a time. */
 #ifndef FORWARDER_PATTERN_PARSE_H
@@ -26,17 +27,19 @@ struct pattern_group {
 struct parser {
     struct scan scan;
     struct pattern *pattern;
-    unsigned flags;         /* global; a group has its own */
-    bool unicode;           /* (?u) was given */
+    unsigned flags; /* global; a group has its own */
+    bool unicode;   /* (?u) was given */
     unsigned depth;
     uint32_t behind_groups; /* the first group that a look-behind may not refer to; 0 = none */
     uint32_t wanted_group;  /* the highest one that a conditional names before it is there */
     size_t wanted_position;
+    bool behind_varies; /* a look-behind is not of fixed width: said only if all else is well */
+    size_t behind_position;
 };
 
 /* A piece of the tree under construction. */
 struct part {
-    uint32_t node;  /* 0: nothing, such as a comment */
+    uint32_t node; /* 0: nothing, such as a comment */
     struct width width;
     bool is_anchor; /* re refuses to repeat these two, unless in brackets */
     bool is_repeat;
@@ -49,8 +52,8 @@ struct parts {
     struct part tail;
 };
 
-/* What Python pairs with an ASCII letter where case does not count: its table of extra cases, and what it lowers to one.
- * A zero ends the list. */
+/* What Python pairs with an ASCII letter where case does not count: its table of extra cases, and
+ * what it lowers to one. A zero ends the list. */
 struct ascii_case {
     uint32_t wide;
     char letter;
@@ -65,16 +68,19 @@ struct width width_of_both(struct width a, struct width b);
 struct width width_of_either(struct width a, struct width b);
 /* Room for one more of `size` bytes in *array. */
 enum err tree_make_room(void **array, uint32_t *room, uint32_t count, size_t size) MUST_CHECK;
-enum err tree_add(struct parser *parser, enum pattern_kind kind, size_t position, uint32_t *out) MUST_CHECK;
-enum err tree_add_parent(struct parser *parser, enum pattern_kind kind, size_t position, uint32_t child,
-                         uint32_t *out) MUST_CHECK;
+enum err tree_add(struct parser *parser, enum pattern_kind kind, size_t position,
+                  uint32_t *out) MUST_CHECK;
+enum err tree_add_parent(struct parser *parser, enum pattern_kind kind, size_t position,
+                         uint32_t child, uint32_t *out) MUST_CHECK;
 /* A set of one byte, or of a letter in both cases, becomes a PATTERN_BYTE. */
-enum err tree_add_set(struct parser *parser, const struct pattern_set *set, size_t position, uint32_t *out) MUST_CHECK;
+enum err tree_add_set(struct parser *parser, const struct pattern_set *set, size_t position,
+                      uint32_t *out) MUST_CHECK;
 void parts_push(struct parser *parser, struct parts *parts, const struct part *part);
 /* The list as one node: of `kind` if there are several. */
-enum err parts_join(struct parser *parser, const struct parts *parts, enum pattern_kind kind, size_t position,
-                    struct part *out) MUST_CHECK;
-/* A character by the bytes of its UTF-8 form; caseless, also as the ASCII letter that equals it then. */
+enum err parts_join(struct parser *parser, const struct parts *parts, enum pattern_kind kind,
+                    size_t position, struct part *out) MUST_CHECK;
+/* A character by the bytes of its UTF-8 form; caseless, also as the ASCII letter that equals it
+ * then. */
 enum err tree_add_literal(struct parser *parser, uint32_t c, unsigned flags, size_t position,
                           struct part *out) MUST_CHECK;
 
@@ -89,14 +95,18 @@ enum err parse_category(struct parser *parser, char category, unsigned flags, si
 /* --- pattern_group.c --- */
 
 /* `flags` are those of the sequence, which (?i) and the like change where `may_be_global`. */
-enum err parse_group(struct parser *parser, unsigned *flags, bool may_be_global, struct part *out) MUST_CHECK;
+enum err parse_group(struct parser *parser, unsigned *flags, bool may_be_global,
+                     struct part *out) MUST_CHECK;
 /* Behind the reference, for which `position` stands. */
-enum err parse_backref(struct parser *parser, uint32_t group, unsigned flags, size_t position, struct part *out) MUST_CHECK;
+enum err parse_backref(struct parser *parser, uint32_t group, unsigned flags, size_t position,
+                       struct part *out) MUST_CHECK;
 
 /* --- pattern.c --- */
 
 /* `top`: not within brackets. */
-enum err parse_alternate(struct parser *parser, unsigned flags, bool top, struct part *out) MUST_CHECK;
-enum err parse_sequence(struct parser *parser, unsigned *flags, bool first, struct part *out) MUST_CHECK;
+enum err parse_alternate(struct parser *parser, unsigned flags, bool top,
+                         struct part *out) MUST_CHECK;
+enum err parse_sequence(struct parser *parser, unsigned *flags, bool first,
+                        struct part *out) MUST_CHECK;
 
 #endif

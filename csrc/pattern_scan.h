@@ -1,4 +1,5 @@
-/* The words of a pattern: characters, escapes and character classes, read as Python's re reads them.
+/* The words of a pattern: characters, escapes and character classes, read as Python's re reads
+ * them.
  *
  * Owns nothing: the text and where an error goes are the caller's.
  *
@@ -15,7 +16,8 @@ struct scan {
 };
 
 /* Fills the error, on one line; ERR_INVALID always. */
-enum err scan_fail(struct scan *scan, size_t position, const char *format, ...) MUST_CHECK PRINTF_LIKE(3, 4);
+enum err scan_fail(struct scan *scan, size_t position, const char *format, ...) MUST_CHECK
+    PRINTF_LIKE(3, 4);
 
 /* The next byte, or -1 at the end. */
 static inline int

@@ -86,7 +86,7 @@ tree_add(struct parser *parser, enum pattern_kind kind, size_t position, uint32_
 
 enum err
 tree_add_parent(struct parser *parser, enum pattern_kind kind, size_t position, uint32_t child,
-           uint32_t *out)
+                uint32_t *out)
 {
     enum err err = tree_add(parser, kind, position, out);
     if (!err) {
@@ -188,8 +188,7 @@ static const struct width one_wide = {1, 1};
 
 /* One character, by the bytes of its UTF-8 form. */
 static enum err
-add_character(struct parser *parser, uint32_t c, unsigned flags, size_t position,
-                struct part *out)
+add_character(struct parser *parser, uint32_t c, unsigned flags, size_t position, struct part *out)
 {
     unsigned char bytes[4];
     unsigned count = c < 0x80 ? 1 : c < 0x800 ? 2 : c < 0x10000 ? 3 : 4;
@@ -203,8 +202,7 @@ add_character(struct parser *parser, uint32_t c, unsigned flags, size_t position
     }
     for (unsigned i = 0; i < count; i++) {
         struct part part = {.node = 0};
-        enum err err =
-            add_byte(parser, bytes[i], flags & PATTERN_IGNORECASE, position, &part.node);
+        enum err err = add_byte(parser, bytes[i], flags & PATTERN_IGNORECASE, position, &part.node);
         if (err) {
             return err;
         }
@@ -216,7 +214,8 @@ add_character(struct parser *parser, uint32_t c, unsigned flags, size_t position
 }
 
 enum err
-tree_add_literal(struct parser *parser, uint32_t c, unsigned flags, size_t position, struct part *out)
+tree_add_literal(struct parser *parser, uint32_t c, unsigned flags, size_t position,
+                 struct part *out)
 {
     unsigned how = flags & (PATTERN_IGNORECASE | PATTERN_ASCII);
     char letter = how == PATTERN_IGNORECASE ? ascii_letter_of(c) : 0;

@@ -1,8 +1,8 @@
 /* Answers what the core decides about patterns and subjects, for tests/test_dialect.py.
  *
- * Standard input has a line for each pattern: "FLAGS PATTERN [SUBJECT...]", flags in decimal (those of pattern.h),
- * the rest in hexadecimal, "-" where it is empty.  The answer is a line as well:
- *     ok OUTCOMES TRANSLATION     a letter for each subject: M match, N no match, L a limit was hit
+ * Standard input has a line for each pattern: "FLAGS PATTERN [SUBJECT...]", flags in decimal (those
+ * of pattern.h), the rest in hexadecimal, "-" where it is empty.  The answer is a line as well: ok
+ * OUTCOMES TRANSLATION     a letter for each subject: M match, N no match, L a limit was hit
  *     refused POSITION MESSAGE */
 #include <stdio.h>
 #include <stdlib.h>
