@@ -282,10 +282,6 @@ write_bounds(struct writer *writer, const struct pattern_node *node)
     if (node->min > REPEAT_MAX) {
         return refuse(writer, node, "a repeat of more than 65535 times is not supported");
     }
-    if (node->max == 0) {
-        /* PCRE2 goes wrong for /(a|^){0}+b/. */
-        return buf_append_string(writer->out, "{0}");
-    }
     if (node->min <= 1 && unlimited) {
         err = buf_append_char(writer->out, node->min == 0 ? '*' : '+');
     }
@@ -304,9 +300,30 @@ write_bounds(struct writer *writer, const struct pattern_node *node)
     return err ? err : buf_append_string(writer->out, suffixes[node->greed]);
 }
 
+/* A repeat of no times matches nothing at all, everywhere.  PCRE2 goes wrong for /(a|^){0}b/, so
+ * that it is left out, unless it may have a group that something refers to. */
+static enum err
+write_never(struct writer *writer, uint32_t child)
+{
+    enum err err = ERR_OK;
+    if (writer->numbers != NULL) {
+        err = buf_append_string(writer->out, "(?:(?!)");
+        if (!err) {
+            err = write_node(writer, child);
+        }
+        if (!err) {
+            err = buf_append_string(writer->out, "|)");
+        }
+    }
+    return err;
+}
+
 static enum err
 write_repeat(struct writer *writer, const struct pattern_node *node)
 {
+    if (node->max == 0) {
+        return write_never(writer, node->child);
+    }
     uint32_t child = effective(writer, node->child);
     enum pattern_kind kind = pattern_node(writer->pattern, child)->kind;
     bool whole = kind == PATTERN_BYTE || kind == PATTERN_CLASS || kind == PATTERN_CAPTURE
