@@ -140,30 +140,37 @@ is_plain(unsigned char c)
     return is_letter(c) || (c >= '0' && c <= '9');
 }
 
+/* A rule has many of these, hence no printf. */
+static enum err
+write_hex(struct writer *writer, unsigned char c)
+{
+    static const char digits[] = "0123456789abcdef";
+    const char text[] = {'\\', 'x', digits[c >> 4], digits[c & 0xf]};
+    return buf_append(writer->out, text, sizeof text);
+}
+
 static enum err
 write_byte(struct writer *writer, const struct pattern_node *node)
 {
     unsigned char c = node->byte;
+    const char escaped[] = {'\\', (char)c};
+    const char either[] = {'[', (char)c, (char)(c ^ 0x20), ']'};
     if (node->caseless && !writer->caseless) {
-        return buf_append_format(writer->out, "[%c%c]", c, c ^ 0x20);
+        return buf_append(writer->out, either, sizeof either);
     }
     if (c <= ' ' || c >= 0x7f) {
-        return buf_append_format(writer->out, "\\x%02x", c);
+        return write_hex(writer, c);
     }
     if (strchr("\\^$.[]|()?*+{}", c) != NULL) {
-        enum err err = buf_append_char(writer->out, '\\');
-        if (err) {
-            return err;
-        }
+        return buf_append(writer->out, escaped, sizeof escaped);
     }
     return buf_append_char(writer->out, (char)c);
 }
 
 static enum err
-write_member(struct writer *writer, unsigned c)
+write_member(struct writer *writer, unsigned char c)
 {
-    return is_plain((unsigned char)c) ? buf_append_char(writer->out, (char)c)
-                                      : buf_append_format(writer->out, "\\x%02x", c);
+    return is_plain(c) ? buf_append_char(writer->out, (char)c) : write_hex(writer, c);
 }
 
 /* Those that are, or with `complement` are not, in the set. */
@@ -172,18 +179,22 @@ write_members(struct writer *writer, const struct pattern_set *set, bool complem
 {
     for (unsigned low = 0, high; low < 256; low = high + 1) {
         high = low;
+        if (set->bits[low / 8] == (complement ? 0xff : 0)) {
+            high |= 7; /* none of these eight */
+            continue;
+        }
         if (pattern_set_has(set, (unsigned char)low) == complement) {
             continue;
         }
         while (high < 255 && pattern_set_has(set, (unsigned char)(high + 1)) != complement) {
             high++;
         }
-        enum err err = write_member(writer, low);
+        enum err err = write_member(writer, (unsigned char)low);
         if (!err && high > low + 1) {
             err = buf_append_char(writer->out, '-');
         }
         if (!err && high > low) {
-            err = write_member(writer, high);
+            err = write_member(writer, (unsigned char)high);
         }
         if (err) {
             return err;

@@ -18,50 +18,50 @@ struct class_builder {
 
 /* --- sets --- */
 
-static bool
-is_digit(unsigned c)
-{
-    return c >= '0' && c <= '9';
-}
-
-static bool
-is_letter(unsigned c)
-{
-    return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z');
-}
-
 static void
 set_add(struct pattern_set *set, unsigned c)
 {
     set->bits[c / 8] |= (uint8_t)(1U << c % 8);
 }
 
-static bool
-in_category(unsigned c, char category, unsigned flags)
+static void
+set_add_range(struct pattern_set *set, unsigned low, unsigned high)
 {
-    switch (category) {
-    case 'd':
-        return is_digit(c);
-    case 's':
-        /* The separators 0x1c to 0x1f are blanks to str, and not to bytes. */
-        return c == ' ' || (c >= '\t' && c <= '\r')
-               || (c >= 0x1c && c <= 0x1f && (flags & PATTERN_ASCII) == 0);
-    default:
-        /* Beyond ASCII, letters are the better guess. */
-        return is_digit(c) || is_letter(c) || c == '_'
-               || (c >= ASCII_END && (flags & PATTERN_ASCII) == 0);
+    for (unsigned c = low; c <= high; c++) {
+        set_add(set, c);
     }
+}
+
+/* By its small letter. */
+static struct pattern_set
+category_set(char category, unsigned flags)
+{
+    bool ascii = flags & PATTERN_ASCII;
+    struct pattern_set set = {{0}};
+    if (category == 's') {
+        set_add_range(&set, '\t', '\r');
+        /* The separators before the blank are blanks to str, and not to bytes. */
+        set_add_range(&set, ascii ? ' ' : 0x1c, ' ');
+        return set;
+    }
+    set_add_range(&set, '0', '9');
+    if (category == 'w') {
+        set_add_range(&set, 'A', 'Z');
+        set_add_range(&set, 'a', 'z');
+        set_add(&set, '_');
+        /* Beyond ASCII, letters are the better guess. */
+        set_add_range(&set, ASCII_END, ascii ? 0 : 0xff);
+    }
+    return set;
 }
 
 static void
 set_add_category(struct pattern_set *set, char category, unsigned flags)
 {
     bool complement = category < 'a';
-    for (unsigned c = 0; c < 256; c++) {
-        if (in_category(c, complement ? (char)(category + 'a' - 'A') : category, flags)
-            != complement) {
-            set_add(set, c);
-        }
+    struct pattern_set add = category_set((char)(category | 0x20), flags);
+    for (size_t i = 0; i < sizeof add.bits; i++) {
+        set->bits[i] |= (uint8_t)(complement ? ~add.bits[i] : add.bits[i]);
     }
 }
 
@@ -78,12 +78,6 @@ set_fold(struct pattern_set *set)
 }
 
 /* --- characters beyond ASCII --- */
-
-static unsigned
-utf8_length(uint32_t c)
-{
-    return c < 0x80 ? 1 : c < 0x800 ? 2 : c < 0x10000 ? 3 : 4;
-}
 
 /* The last character that has the form of `c` in all but its last `tail` bytes, and no more bytes.
  */
@@ -115,14 +109,6 @@ utf8_run_end(uint32_t low, uint32_t high)
     return end;
 }
 
-/* Byte `index` of the UTF-8 form. */
-static unsigned char
-utf8_byte(uint32_t c, unsigned length, unsigned index)
-{
-    uint32_t bits = c >> 6 * (length - 1 - index);
-    return (unsigned char)(index > 0 ? 0x80 | (bits & 0x3f) : (0xf00 >> length & 0xff) | bits);
-}
-
 /* A run is bytes in sequence, each out of a range. */
 static enum err
 add_run(struct class_builder *builder, uint32_t low, uint32_t high)
@@ -132,9 +118,7 @@ add_run(struct class_builder *builder, uint32_t low, uint32_t high)
     unsigned length = utf8_length(low);
     for (unsigned i = 0; i < length; i++) {
         struct pattern_set set = {{0}};
-        for (unsigned c = utf8_byte(low, length, i); c <= utf8_byte(high, length, i); c++) {
-            set_add(&set, c);
-        }
+        set_add_range(&set, utf8_byte(low, length, i), utf8_byte(high, length, i));
         enum err err = tree_add_set(builder->parser, &set, builder->open, &part.node);
         if (err) {
             return err;

@@ -52,6 +52,20 @@ struct parts {
     struct part tail;
 };
 
+static inline unsigned
+utf8_length(uint32_t c)
+{
+    return c < 0x80 ? 1 : c < 0x800 ? 2 : c < 0x10000 ? 3 : 4;
+}
+
+/* Byte `index` of a UTF-8 form of `length` bytes, which is more than one. */
+static inline unsigned char
+utf8_byte(uint32_t c, unsigned length, unsigned index)
+{
+    uint32_t bits = c >> 6 * (length - 1 - index);
+    return (unsigned char)(index > 0 ? 0x80 | (bits & 0x3f) : (0xf00 >> length & 0xff) | bits);
+}
+
 /* What Python pairs with an ASCII letter where case does not count: its table of extra cases, and
  * what it lowers to one. A zero ends the list. */
 struct ascii_case {

@@ -190,19 +190,15 @@ static const struct width one_wide = {1, 1};
 static enum err
 add_character(struct parser *parser, uint32_t c, unsigned flags, size_t position, struct part *out)
 {
-    unsigned char bytes[4];
-    unsigned count = c < 0x80 ? 1 : c < 0x800 ? 2 : c < 0x10000 ? 3 : 4;
-    struct parts parts = {0};
-    bytes[0] = (unsigned char)c;
-    if (count > 1) {
-        for (unsigned i = count - 1; i > 0; i--, c >>= 6) {
-            bytes[i] = (unsigned char)(0x80 | (c & 0x3f));
-        }
-        bytes[0] = (unsigned char)((0xf00 >> count & 0xff) | c);
+    if (c < 0x80) {
+        *out = (struct part){.width = one_wide};
+        return add_byte(parser, (unsigned char)c, flags & PATTERN_IGNORECASE, position, &out->node);
     }
-    for (unsigned i = 0; i < count; i++) {
+    struct parts parts = {0};
+    unsigned length = utf8_length(c);
+    for (unsigned i = 0; i < length; i++) {
         struct part part = {.node = 0};
-        enum err err = add_byte(parser, bytes[i], flags & PATTERN_IGNORECASE, position, &part.node);
+        enum err err = add_byte(parser, utf8_byte(c, length, i), false, position, &part.node);
         if (err) {
             return err;
         }
