@@ -1,5 +1,4 @@
-/* The parts of the parser: what pattern.c, pattern_group.c, pattern_class.c and pattern_tree.c
- * share.
+/* The parts of the parser: what pattern.c and the pattern_*.c beside it share.
  *
  * A struct parser is pattern_parse's own and borrows the pattern, the text and the error.  Nodes
  * belong to the pattern from the moment they are added; a struct part only says which ones.
@@ -105,6 +104,18 @@ enum err parse_dot(struct parser *parser, unsigned flags, struct part *out) MUST
 /* \d \w and so on. */
 enum err parse_category(struct parser *parser, char category, unsigned flags, size_t position,
                         struct part *out) MUST_CHECK;
+
+/* --- pattern_flags.c --- */
+
+struct flag_change {
+    unsigned on, off;
+    bool global; /* (?i) rather than (?i:...) */
+};
+
+/* A letter that may stand behind "(?" or another of them, or behind the '-'. */
+bool parse_is_flag(int c);
+/* Behind "(?"; takes the ')' or ':' too.  Global flags are in the parser when it returns. */
+enum err parse_flags(struct parser *parser, struct flag_change *change) MUST_CHECK;
 
 /* --- pattern_group.c --- */
 
