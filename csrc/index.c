@@ -7,6 +7,7 @@
 
 /* In one search: less than 1 ms, a hundred times what a long URL full of hits needs. */
 #define LOOKED_AT_MAX (256 * 1024)
+#define PENDING_MAX 32
 /* In `found`: the item's texts occur, but not one of its second set. */
 #define REFUSED UINT32_C(0x80000000)
 
@@ -135,30 +136,67 @@ look_up(const struct index *index, const struct index_level *level, uint64_t has
 
 /* --- the scan --- */
 
+/* Windows that the filter has let pass; each will miss the cache, so they are looked up together. */
+struct pending {
+    size_t count;
+    struct {
+        uint64_t hash;
+        size_t at;
+    } windows[PENDING_MAX];
+};
+
+static void
+look_up_pending(const struct index *index, const struct index_level *level, struct slice subject,
+                struct pending *pending, struct index_scratch *scratch)
+{
+    const uint32_t *buckets = index_buckets(index, level);
+    const struct index_entry *entries = index_entries(index, level);
+    for (size_t i = 0; i < pending->count; i++) {
+        __builtin_prefetch(&entries[buckets[pending->windows[i].hash >> level->bucket_shift]]);
+    }
+    for (size_t i = 0; i < pending->count; i++) {
+        look_up(index, level, pending->windows[i].hash, subject, pending->windows[i].at, scratch);
+    }
+    pending->count = 0;
+}
+
+static void
+add_pending(const struct index *index, const struct index_level *level, uint64_t hash,
+            struct slice subject, size_t at, struct pending *pending, struct index_scratch *scratch)
+{
+    __builtin_prefetch(&index_buckets(index, level)[hash >> level->bucket_shift]);
+    pending->windows[pending->count].hash = hash;
+    pending->windows[pending->count++].at = at;
+    if (pending->count == PENDING_MAX) {
+        look_up_pending(index, level, subject, pending, scratch);
+    }
+}
+
 static void
 scan(const struct index *index, const struct index_level *level, struct slice subject,
      struct index_scratch *scratch)
 {
     const uint64_t *filter = index_filter(index, level), mask = level->mask;
     const unsigned filter_shift = level->filter_shift, stride = level->stride;
-    size_t at = 0, len = subject.len;
-    for (; at + 8 <= len; at += stride) {
-        uint64_t hash = index_hash(subject.data + at, mask);
-        uint64_t bits = index_filter_bits(hash);
+    struct pending pending;
+    size_t at = 0;
+    pending.count = 0;
+    for (; at + 8 <= subject.len; at += stride) {
+        uint64_t hash = index_hash(subject.data + at, mask), bits = index_filter_bits(hash);
         if (__builtin_expect((filter[hash >> filter_shift] & bits) == bits, 0)) {
-            look_up(index, level, hash, subject, at, scratch);
+            add_pending(index, level, hash, subject, at, &pending, scratch);
         }
     }
     /* What is left is shorter than the load. */
-    for (; at + level->width <= len; at += stride) {
+    for (; at + level->width <= subject.len; at += stride) {
         char tail[8] = "";
-        memcpy(tail, subject.data + at, len - at);
-        uint64_t hash = index_hash(tail, mask);
-        uint64_t bits = index_filter_bits(hash);
+        memcpy(tail, subject.data + at, subject.len - at);
+        uint64_t hash = index_hash(tail, mask), bits = index_filter_bits(hash);
         if ((filter[hash >> filter_shift] & bits) == bits) {
-            look_up(index, level, hash, subject, at, scratch);
+            add_pending(index, level, hash, subject, at, &pending, scratch);
         }
     }
+    look_up_pending(index, level, subject, &pending, scratch);
 }
 
 /* Shell's, with Ciura's gaps: the arrays are short, and nothing is allocated. */

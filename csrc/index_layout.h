@@ -10,7 +10,7 @@
 
 #include "index.h"
 
-#define INDEX_LEVELS 4
+#define INDEX_LEVELS 3
 
 /* A text filed under one of its windows. */
 struct index_entry {
@@ -89,17 +89,17 @@ index_hash(const char *bytes, uint64_t mask)
     return ((window | UINT64_C(0x2020202020202020)) & mask) * UINT64_C(0x9E3779B97F4A7C15);
 }
 
-/* Two bits of a filter word; the word itself is chosen by the highest bits, as the bucket is. */
+/* Three bits of a filter word; the word itself is chosen by the highest bits, as the bucket is. */
 static inline uint64_t
 index_filter_bits(uint64_t hash)
 {
-    return UINT64_C(1) << (hash >> 32 & 63) | UINT64_C(1) << (hash >> 38 & 63);
+    return UINT64_C(1) << (hash >> 26 & 63) | UINT64_C(1) << (hash >> 32 & 63) | UINT64_C(1) << (hash >> 38 & 63);
 }
 
 static inline uint32_t
 index_tag(uint64_t hash)
 {
-    return hash >> 20 & 0xffffff;
+    return hash >> 16 & 0xffffff;
 }
 
 #endif

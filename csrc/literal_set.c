@@ -126,7 +126,11 @@ literal_set_implies(const struct literal_set *set, const struct literal_set *oth
 static int
 text_score(const char *text, unsigned len)
 {
+    static const struct slice usual = SLICE_LITERAL("https://www. http://www. .com/ .html");
     unsigned sum = 0, best = 0;
+    if (memmem(usual.data, usual.len, text, len) != NULL) {
+        return 0; /* a row of letters, each of which surprises, and yet in most URLs */
+    }
     for (unsigned i = 1; i < len; i++) {
         sum += rarity_of(text[i - 1], text[i]);
         if (i >= SCORE_WINDOW) {

@@ -44,24 +44,30 @@ is_byte(const struct pattern_node *node)
     return node->kind == PATTERN_BYTE || node->kind == PATTERN_CLASS;
 }
 
-static bool
-may_be(const struct pattern *pattern, const struct pattern_node *node, unsigned char byte)
+/* Of one that is_byte. */
+static struct pattern_set
+bytes_of(const struct pattern *pattern, const struct pattern_node *node)
 {
+    struct pattern_set bytes = {{0}};
     if (node->kind == PATTERN_CLASS) {
-        return pattern_set_has(pattern_set(pattern, node), byte);
+        return *pattern_set(pattern, node);
     }
-    return byte == node->byte || (node->caseless && (byte ^ 0x20) == node->byte);
+    bytes.bits[node->byte / 8] |= (uint8_t)(1 << node->byte % 8);
+    if (node->caseless) {
+        bytes.bits[(node->byte ^ 0x20) / 8] |= (uint8_t)(1 << node->byte % 8);
+    }
+    return bytes;
 }
 
 static bool
 is_disjoint(const struct pattern *pattern, const struct pattern_node *a, const struct pattern_node *b)
 {
-    for (unsigned byte = 0; byte < 256; byte++) {
-        if (may_be(pattern, a, (unsigned char)byte) && may_be(pattern, b, (unsigned char)byte)) {
-            return false;
-        }
+    struct pattern_set first = bytes_of(pattern, a), second = bytes_of(pattern, b);
+    unsigned common = 0;
+    for (size_t i = 0; i < sizeof first.bits; i++) {
+        common |= first.bits[i] & second.bits[i];
     }
-    return true;
+    return common == 0;
 }
 
 /* ".*": it takes all of a line, and a URL is one. */
@@ -72,13 +78,16 @@ is_dot_star(const struct pattern *pattern, const struct pattern_node *node)
         return false;
     }
     const struct pattern_node *body = pattern_node(pattern, node->child);
-    for (unsigned byte = 0; byte < 256; byte++) {
-        if (body->kind != PATTERN_CLASS
-            || (byte != '\n' && !pattern_set_has(pattern_set(pattern, body), (unsigned char)byte))) {
-            return false;
-        }
+    if (body->kind != PATTERN_CLASS) {
+        return false;
     }
-    return true;
+    struct pattern_set bytes = bytes_of(pattern, body);
+    unsigned common = 0xff;
+    bytes.bits['\n' / 8] |= 1 << '\n' % 8;
+    for (size_t i = 0; i < sizeof bytes.bits; i++) {
+        common &= bytes.bits[i];
+    }
+    return common == 0xff;
 }
 
 static struct effort
