@@ -139,7 +139,7 @@ def test_what_this_python_tests(corpus: str, recorded: Recording, tool: Path) ->
 def test_table_in_the_documentation_has_the_names() -> None:
     text = (ROOT / "docs/blacklist.md").read_text()
     names = {name for corpus in LEFTOVERS.values() for name in corpus}
-    for name in [*names, *fuzz.NAMED_REFUSALS, "limit"]:
+    for name in [*names, *fuzz.NAMED_REFUSALS, *fuzz.NAMED_DIFFERENCES]:
         assert f"| {name} |" in text, name
 
 
@@ -193,3 +193,5 @@ def test_unnamed_differences_are_found(tmp_path: Path) -> None:
     assert fuzz.difference("a", "b", MATCH, False) == ""
     assert fuzz.difference("a", "b", NO_MATCH, True) == ""
     assert fuzz.difference("a", "b", MATCH, True) is None
+    assert fuzz.difference("(?:b+){2}+", "bb", MATCH, False) == "possessive group"
+    assert fuzz.difference("(?:b+){2}", "bb", MATCH, False) == ""

@@ -1,6 +1,6 @@
 """Random patterns in the core and in Python's ``re``: ``python -m tests.rules.fuzz --seconds 600``.
 
-Prints a JSON object: how many pairs agree, how many differ in a way that has a name (`NAMED`), and
+Prints a JSON object: how many pairs agree, how many differ in a way that has a name, and
 every other one in full.  Runs on the main thread, as only there a search that takes Python for ever
 can be ended.
 """
@@ -38,6 +38,7 @@ NAMED_REFUSALS = (
     "regular expression is too large",  # a group repeated thousands of times
     "a repeat of more than 65535 times is not supported",
 )
+NAMED_DIFFERENCES = ("limit", "python gave up", r"\B on nothing", "possessive group")
 
 
 class PythonTookTooLong(Exception):
@@ -67,8 +68,11 @@ def difference(pattern: str, subject: str, outcome: str, matches: bool | None) -
         return "python gave up"
     if (outcome == MATCH) == matches:
         return None
-    # Python 3.14 has changed this; a URL is never empty.
-    return r"\B on nothing" if subject == "" and r"\B" in pattern else ""
+    if subject == "" and r"\B" in pattern:
+        return r"\B on nothing"  # 3.14 has changed it; a URL is never empty
+    # Python does not go back into the first of these: r"(?:b+){2}+" finds nothing in "bb", while
+    # r"(?>(?:b+){2})", which is to be the same, does.
+    return "possessive group" if re.search(r"\)\{[0-9,]+\}\+", pattern) else ""
 
 
 def compare(question: Question, answer: Answer) -> Iterator[tuple[str, str, str]]:
