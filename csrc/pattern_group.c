@@ -405,7 +405,5 @@ parse_group(struct parser *parser, unsigned *flags, bool may_be_global, struct p
                        ? parse_special(parser, flags, may_be_global, open, out)
                        : parse_capture(parser, *flags, open, (struct slice){NULL, 0}, out);
     parser->depth--;
-    /* The brackets hide what is in them from a repeat. */
-    out->is_anchor = out->is_repeat = false;
     return err;
 }

@@ -388,6 +388,13 @@ test_maxima(void)
                   "more than 100 brackets within each other");
     TRY(pattern_parse(&pattern, (struct slice){rule + 1, 2 * PATTERN_DEPTH_MAX}, 0, &error));
     CHECK_INT(pattern.group_count, PATTERN_DEPTH_MAX);
+
+    /* Side by side there may be more. */
+    for (size_t i = 0; i < 1000; i++) {
+        memcpy(rule + 2 * i, "()", 2);
+    }
+    TRY(pattern_parse(&pattern, (struct slice){rule, 2000}, 0, &error));
+    CHECK_INT(pattern.group_count, 1000);
 }
 
 TESTS(TEST(sequences), TEST(anchors), TEST(repeats), TEST(escapes), TEST(classes), TEST(caseless),
