@@ -76,7 +76,7 @@ stubtest: $(CORE)
 
 PYTEST_WORKERS ?= auto
 PYTEST_ARGS ?=
-pytest: $(CORE) ## the Python tests; PYTEST_ARGS="-k name -x"
+pytest: $(CORE) $(TOOLS) ## the Python tests; PYTEST_ARGS="-k name -x"
 	$(PY) -m pytest -q -n $(PYTEST_WORKERS) $(PYTEST_ARGS) tests
 
 # In a copy of the tree, as the checkout holds the release build.  An ASan report of any process counts, whatever the

@@ -20,7 +20,10 @@ FLAGS_tsan := -O1 -fsanitize=thread
 CORE_C := $(filter-out csrc/py_%.c,$(wildcard csrc/*.c))
 BINDING_C := $(wildcard csrc/py_*.c)
 TEST_C := $(wildcard tests/c/test_*.c)
-SUPPORT_C := $(filter-out $(TEST_C),$(wildcard tests/c/*.c))
+# Programs that a test in Python talks to; `make pytest` builds them first.
+TOOL_C := $(wildcard tests/c/*_tool.c)
+TOOLS := $(TOOL_C:tests/c/%.c=build/gcc/%)
+SUPPORT_C := $(filter-out $(TEST_C) $(TOOL_C),$(wildcard tests/c/*.c))
 TEST_NAMES := $(TEST_C:tests/c/%.c=%)
 # What threads share; the rest is one thread's and would only cost time.
 TSAN_NAMES := $(filter test_mailbox test_reactor test_rules test_spool test_stats test_engine,$(TEST_NAMES))
@@ -78,4 +81,8 @@ ctest: $(foreach mode,gcc clang,$(TEST_NAMES:%=build/$(mode)/%.run)) $(BINDING_O
 asan: $(TEST_NAMES:%=build/asan/%.run) ## C unit tests under AddressSanitizer with leak check and UBSan
 tsan: $(TSAN_NAMES:%=build/tsan/%.run) ## C unit tests of what threads share, under ThreadSanitizer
 torture: $(TEST_NAMES:%=build/asan/%.torture) ## every C unit test with every allocation failing once
-.PHONY: ctest asan tsan torture FORCE
+
+FUZZ_SECONDS ?= 600
+fuzz-dialect: build/asan/dialect_tool $(DEPS) ## random patterns in the core and in Python's re; FUZZ_SECONDS=3600
+	$(PY) -m tests.rules.fuzz --seconds $(FUZZ_SECONDS) --tool $<
+.PHONY: ctest asan tsan torture fuzz-dialect FORCE
