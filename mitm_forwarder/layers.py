@@ -29,13 +29,18 @@ from mitmproxy.proxy.layers.http import GetHttpConnectionCompleted
 from mitmproxy.proxy.layers.http import HttpLayer
 from mitmproxy.proxy.layers.http import RegisterHttpConnection
 from mitmproxy.proxy.layers.http._http1 import Http1Client
+from mitmproxy.proxy.layers.http._http1 import Http1Server
 from mitmproxy.proxy.layers.http._upstream_proxy import HttpUpstreamProxy
 
 from . import guard
+from . import streams
 from .dials import Dial
 from .dials import DialError
 from .dials import ForwarderFailoverHook
 from .dials import failover
+from .http1 import ForwarderHttp1Server
+from .http1 import HeadOverdue
+from .http1 import become
 from .routes import Form
 from .routes import Hooks
 from .routes import Plan
@@ -162,12 +167,22 @@ class ForwarderLayer(HttpLayer):
         yield from self.event_to_child(stream, events.Start())
 
     def _handle_event(self, event: events.Event) -> layer.CommandGenerator[None]:
+        if isinstance(event, events.Start):
+            return self._start(event)
         if isinstance(event, events.Wakeup) and event.command in self.timers:
             return self._wake(event.command)
         if isinstance(event, events.ConnectionEvent) and event.connection in self.forgotten:
             return _nothing()
         stock: layer.CommandGenerator[None] = super()._handle_event(event)
         return stock
+
+    def _start(self, event: events.Event) -> layer.CommandGenerator[None]:
+        yield from super()._handle_event(event)
+        face = self.connections[self.context.client]
+        if type(face) is Http1Server and streams.UNROUTED == "refuse":
+            become(face, ForwarderHttp1Server)
+            assert isinstance(face, ForwarderHttp1Server)
+            face.top = self
 
     # ---- an upstream connection: wanted, prepared, ready
 
@@ -209,7 +224,7 @@ class ForwarderLayer(HttpLayer):
             else:
                 *_, last = self._stack(conn)
                 if type(last) is Http1Client:
-                    last.__class__ = RoutedHttp1Client
+                    become(last, RoutedHttp1Client)
         return super().register_connection(command)
 
     def _dial_error(self, conn: connection.Server, text: str) -> DialError:
@@ -286,10 +301,19 @@ class ForwarderLayer(HttpLayer):
         del self.timers[command]
         self.command_sources.pop(command, None)
         now = clock()
-        due = yield from self._expire_dials(now)
+        due = yield from self._expire_head(now)
+        due = min(due, (yield from self._expire_dials(now)))
         due = min(due, (yield from self._expire_streams(now)))
         due = min(due, (yield from self._close_idle(now)))
         yield from self.arm(max(due, now + RECHECK_SECONDS))
+
+    def _expire_head(self, now: float) -> layer.CommandGenerator[float]:
+        face = self.connections.get(self.context.client)
+        if not isinstance(face, ForwarderHttp1Server):
+            return math.inf
+        if face.due <= now:
+            yield from self.event_to_child(face, HeadOverdue())
+        return face.due
 
     def _expire_dials(self, now: float) -> layer.CommandGenerator[float]:
         for dial, due in list(self.dials.items()):

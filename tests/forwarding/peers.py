@@ -117,6 +117,16 @@ class Listener:
         await asyncio.gather(*self.tasks, return_exceptions=True)
 
 
+CHUNKED = b"Transfer-Encoding: chunked\r\n\r\n4\r\nbody\r\n"
+ENDINGS = {
+    "/trailers": CHUNKED + b"0\r\nX-Trailer: yes\r\nServer-Timing: 1\r\n\r\n",
+    "/endless-trailers": CHUNKED + b"0\r\nX-Trailer: ",
+    "/endless-chunk": CHUNKED + b"1;",
+    "/endless-head": b"X-Head: ",
+}
+"""Heads and bodies after a status line of 200, by path."""
+
+
 class Origin(Listener):
     """A web server that does what the path says."""
 
@@ -145,6 +155,14 @@ class Origin(Listener):
                 writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nhalf")
                 await reader.read()
                 return
+            if path in ENDINGS:
+                writer.write(b"HTTP/1.1 200 OK\r\n" + ENDINGS[path])
+                while path.startswith("/endless"):
+                    writer.write(bytes(CHUNK))
+                    await writer.drain()
+                continue
+            if path == "/chunked":
+                await reader.readuntil(b"\r\n0\r\n\r\n")
             if path == "/ws":
                 writer.write(
                     b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\n"
