@@ -8,6 +8,8 @@
 #include "request.h"
 
 #define RECORD_MAX (160 * 1024)
+/* There was no status: nginx's word for it. */
+#define CLIENT_GONE 499
 
 /* ---- deciding ---- */
 
@@ -26,6 +28,7 @@ decide(struct engine *engine, struct request *request, enum reason reason, const
         stats_add(&engine->stats, request->tries == 1 ? STATS_routed : STATS_retried, 1);
         break;
     case REASON_blacklisted:
+    case REASON_target_denied:
         stats_add(&engine->stats, STATS_blocked, 1);
         break;
     case REASON_no_token:
@@ -91,6 +94,19 @@ url_is_blocked(struct engine *engine, struct request *request, const struct url 
     return !same && blocks(engine, request, raw);
 }
 
+static bool
+is_denied(struct engine *engine, struct request *request, const struct url *url)
+{
+    int port;
+    struct slice host = url_host(url, &port);
+    const char *why = targets_refuse(&engine->targets, host, port);
+    if (why == NULL) {
+        return false;
+    }
+    snprintf(request->detail, sizeof request->detail, "%s", why);
+    return true;
+}
+
 /* Of the rule set in place: REASON_NONE when there is one that may be used. */
 static enum reason
 rules_state(const struct engine *engine)
@@ -118,6 +134,9 @@ judge(struct engine *engine, struct request *request)
         }
         agree = agree && request->other_urls[i].len == 0;
     }
+    if (is_denied(engine, request, &request->url)) {
+        return REASON_target_denied;
+    }
     if (agree) {
         return REASON_NONE;
     }
@@ -134,6 +153,10 @@ send_lookup(struct engine *engine, struct request *request)
 {
     struct lookup *lookup;
     request->detail[0] = '\0';
+    if (engine->reactor == NULL) {
+        decide(engine, request, REASON_shutting_down, NULL);
+        return;
+    }
     struct slice token = {request->token.text, request->token.len};
     enum err err = lookup_create(&engine->lookups, buf_slice(&request->url.raw), token,
                                  request->deadline_ms, &lookup);
@@ -150,6 +173,7 @@ send_lookup(struct engine *engine, struct request *request)
     request->lookup = lookup;
     request->tries++;
     request->state = REQUEST_WAITS_FOR_LOOKUP;
+    list_push_back(&engine->waiting_for_lookup, &request->link);
 }
 
 static void
@@ -200,6 +224,8 @@ engine_begin(struct engine *engine, const struct request_input *input, void *own
         return err;
     }
     stats_add(&engine->stats, STATS_requests, 1);
+    list_push_back(&engine->live, &request->live);
+    engine->live_count++;
     if (engine->refusing || engine_is_forked(engine)) {
         decide(engine, request, REASON_shutting_down, NULL);
     }
@@ -229,7 +255,7 @@ engine_retry(struct engine *engine, struct request *request)
     if (err) {
         return err;
     }
-    if (engine->refusing) {
+    if (engine->refusing || engine_is_forked(engine)) {
         decide(engine, request, REASON_shutting_down, NULL);
     }
     else if (request->tries > engine->proxy_retries) {
@@ -264,6 +290,10 @@ engine_judge(struct engine *engine, struct request *request, const struct url_pa
             request->reason = REASON_blacklisted;
             stats_add(&engine->stats, STATS_blocked, 1);
         }
+        else if (!request->reason && is_denied(engine, request, &url)) {
+            request->reason = REASON_target_denied;
+            stats_add(&engine->stats, STATS_blocked, 1);
+        }
     }
     if (!err) {
         url_fini(&url);
@@ -274,7 +304,8 @@ engine_judge(struct engine *engine, struct request *request, const struct url_pa
 
 /* ---- the record and the end ---- */
 
-/* Of the proxy in use or, when the last dial failed, of that one; NULL when none was ever chosen. */
+/* Of the proxy in use or, when the last dial failed, of that one; NULL when none was ever chosen.
+ */
 static const struct wire_id *
 last_proxy_id(const struct request *request)
 {
@@ -289,6 +320,9 @@ engine_record(struct engine *engine, struct request *request, int status)
 {
     if (request->recorded) {
         return ERR_OK;
+    }
+    if (engine_is_forked(engine) || engine->delivery == NULL) {
+        return ERR_CLOSED;
     }
     const struct wire_id *user_id = &request->user_id;
     if (user_id->kind == WIRE_ID_NONE && request->token.len > 0) {
@@ -315,16 +349,36 @@ engine_record(struct engine *engine, struct request *request, int status)
 }
 
 void
+engine_record_unfinished(struct engine *engine)
+{
+    LIST_FOR_EACH(link, &engine->live)
+    {
+        /* Nothing is left to be done for one that the spool refuses. */
+        enum err err = engine_record(engine, LIST_ENTRY(link, struct request, live), CLIENT_GONE);
+        (void)err;
+    }
+}
+
+/* The answer that is still to come is nobody's then. */
+static void
+lose_interest(struct request *request)
+{
+    if (request->lookup != NULL) {
+        request->lookup->owner = NULL;
+        request->lookup = NULL;
+    }
+}
+
+void
 engine_finish(struct engine *engine, struct request *request)
 {
     if (request->finished) {
         return;
     }
     request->finished = true;
-    if (request->lookup != NULL) {
-        request->lookup->owner = NULL;
-        request->lookup = NULL;
-    }
+    link_remove(&request->live);
+    engine->live_count--;
+    lose_interest(request);
     struct permit *granted = permits_give_back(&engine->permits, &request->permit);
     link_remove(&request->link);
     if (request->state != REQUEST_DECIDED) {
@@ -397,6 +451,7 @@ lookup_answered(struct engine *engine, struct lookup *lookup)
     struct request *request = lookup->owner;
     if (request != NULL) {
         request->lookup = NULL;
+        link_remove(&request->link);
         if (lookup->token_accepted) {
             learn_user(engine, request, lookup);
         }
@@ -510,6 +565,18 @@ engine_expire_at(struct engine *engine, int64_t now_ms, enum reason permits_reas
         }
         link_remove(link);
         decide(engine, request, rules_reason, NULL);
+    }
+}
+
+void
+engine_give_up(struct engine *engine)
+{
+    engine->refusing = true;
+    engine_expire_at(engine, CLOCK_NEVER, REASON_shutting_down, REASON_shutting_down);
+    for (struct link *link; (link = list_take_front(&engine->waiting_for_lookup)) != NULL;) {
+        struct request *request = LIST_ENTRY(link, struct request, link);
+        lose_interest(request);
+        decide(engine, request, REASON_shutting_down, NULL);
     }
 }
 

@@ -15,6 +15,7 @@
 #include "permits.h"
 #include "refresh.h"
 #include "rules.h"
+#include "targets.h"
 #include "token.h"
 
 struct engine {
@@ -28,11 +29,13 @@ struct engine {
     int64_t max_stale_ms;
     unsigned proxy_retries;
 
-    struct reactor *reactor;
+    struct reactor *reactor; /* NULL once stopped: nothing can be asked any more */
     struct lookup_service lookups;
     struct refresh *refresh;
     struct delivery *delivery;
     struct buf authorization; /* "Bearer SYSTEM_TOKEN"; the reactor's once it runs */
+
+    struct targets targets;
 
     struct rules *rules; /* in place; NULL: none yet */
     struct rules_scratch *scratch;
@@ -42,9 +45,13 @@ struct engine {
     struct token_cache *users;
     struct permits permits;
     struct list waiting_for_rules;
+    struct list waiting_for_lookup;
+    struct list live; /* all that have not ended */
+    size_t live_count;
     struct list decided; /* to be taken by the binding */
     struct list notices; /* likewise */
     bool refusing;
+    bool started;
 };
 
 static inline bool

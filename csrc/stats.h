@@ -28,6 +28,7 @@
     X(records_retried, "activity posts that must be repeated")                   \
     X(records_buried, "activity records the backend refused for good")           \
     X(records_refused, "records the spool could not take")                       \
+    X(records_dropped, "records given up: the oldest of a full spool, or the rest of one in memory") \
     X(permits_leaked, "permits given back by the destructor")
 
 enum stats_counter {

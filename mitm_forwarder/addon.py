@@ -20,6 +20,7 @@ from . import errors
 from . import layers
 from . import options
 from . import routes
+from . import socks
 from . import tunnels
 from . import turbo
 from .bridge import Bridge
@@ -88,6 +89,8 @@ class Forwarder:
         old = self.bridge
         try:
             config, secrets = options.load(ctx.options), options.Secrets()
+            if old is not None and config == old.config:
+                return  # mitmproxy takes back a refused option by setting the old value
             mask_secrets(secrets)
             bridge = Bridge(config, secrets)
         except (options.ConfigError, RuntimeError) as error:
@@ -109,6 +112,8 @@ class Forwarder:
 
     def client_connected(self, client: connection.Client) -> None:
         layers.lift_dial_limit(client)
+        if self.bridge is not None:
+            self.bridge.note_listeners()
 
     def next_layer(self, nextlayer: layer.NextLayer) -> None:
         layers.choose_layer(nextlayer)
@@ -143,6 +148,9 @@ class Forwarder:
 
     async def forwarder_failover(self, flow: http.HTTPFlow) -> None:
         await layers.failover(flow)
+
+    async def forwarder_resolve(self, resolution: socks.Resolution) -> None:
+        await socks.resolve(resolution)
 
     def responseheaders(self, flow: http.HTTPFlow) -> None:
         if self.bridge is None or routes.plan_of(flow) is None:
@@ -193,7 +201,7 @@ def _enforce_options(config: options.Config) -> None:
     if config.require_user_jwt:
         wanted["block_global"] = False  # who may come in is the token's matter
     for name, value in wanted.items():
-        if getattr(ctx.options, name) != value:
+        if name in ctx.options and getattr(ctx.options, name) != value:
             if ctx.options._options[name].value is not optmanager.unset:
                 logger.warning(
                     f"{name} is set back to {value}: mitm-forwarder cannot work without."

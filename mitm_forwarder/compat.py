@@ -21,7 +21,7 @@ from mitmproxy import version
 
 logger = logging.getLogger(__name__)
 
-TESTED = ("10.1.5", "10.4.2", "11.0.2", "11.1.3", "12.0.1", "12.1.2", "12.2.3")
+TESTED = ("10.1.5", "10.4.2", "11.0.2", "11.1.3", "12.0.1", "12.1.2", "12.2.3", "12.3.1")
 """Versions that the tests of forwarding have been run on."""
 
 HTTP = "mitmproxy.proxy.layers.http"
@@ -286,6 +286,16 @@ CONTRACT: tuple[Reliance, ...] = (
         f"{HTTP}._http1:Http1Client.send", source="raw = http1.assemble_request_head(request)"
     ),
     Reliance("mitmproxy.proxy.commands:SendData.__init__", "(self, connection, data)"),
+    # socks.py
+    Reliance("mitmproxy.proxy.tunnel:TunnelLayer.start_handshake", "(self)"),
+    Reliance("mitmproxy.proxy.tunnel:TunnelLayer.receive_handshake_data", "(self, data)"),
+    Reliance(
+        "mitmproxy.proxy.tunnel:TunnelLayer._handle_event",
+        source="done, err = yield from self.receive_handshake_data(event.data)",
+    ),
+    Reliance("mitmproxy.proxy.tunnel:TunnelLayer.on_handshake_error", "(self, err)"),
+    Reliance("mitmproxy.proxy.tunnel:TunnelLayer._handshake_finished", "(self, err)"),
+    Reliance("mitmproxy.proxy.tunnel:TunnelLayer.receive_data", "(self, data)"),
     # addon.py
     Reliance("mitmproxy.optmanager:_Option.__init__", source="self.value = unset"),
     Reliance("mitmproxy.optmanager:OptManager.__init__", source="self._options"),

@@ -86,6 +86,12 @@ def _challenge(text: str) -> int:
     return int(text)
 
 
+def _on_full(text: str) -> str:
+    if text not in ("reject", "drop"):
+        raise ValueError("not one of the two")
+    return text
+
+
 def _visible(text: str, but: str = "") -> None:
     """What may stand in a URL or header as it is; anything else is a slip worth reporting."""
     if not re.fullmatch(r"[!-~]*", text):
@@ -160,6 +166,24 @@ def _names(text: str) -> str:
     return ",".join(names)
 
 
+TARGET = re.compile(
+    r"((\*\.)?[A-Za-z0-9_]([A-Za-z0-9_.-]*[A-Za-z0-9_])?|\[[0-9A-Fa-f:.]+\])(:[1-9][0-9]{0,4})?"
+    r"|[0-9A-Fa-f]*:[0-9A-Fa-f:.]+"
+)
+
+
+def _targets(text: str) -> str:
+    entries = [entry.strip() for entry in text.split(",")]
+    for entry in entries:
+        if "/" in entry:
+            if "*" in entry:
+                raise ValueError("has a network with a '*'")
+            ipaddress.ip_network(entry, strict=False)
+        elif not TARGET.fullmatch(entry):
+            raise ValueError("has an entry that is no host, *.domain or network")
+    return ",".join(entries)
+
+
 def _token(text: str) -> str:
     bare = re.sub(r"(?i)\Abearer(\s+|\Z)", "", text)
     if not bare:
@@ -187,6 +211,11 @@ FILE = Kind("a file that this user can read", _file)
 DIRECTORY = Kind("a directory; it is made when missing", _directory)
 BASE_URL = Kind("http://HOST[:PORT][/PATH] or https://…", _base_url)
 CHALLENGE = Kind("401 or 407", _challenge)
+ON_FULL = Kind("reject or drop", _on_full)
+TARGETS = Kind(
+    "hosts, *.domains or networks (10.0.0.0/8), separated by commas; a host may have a :port",
+    _targets,
+)
 CLAIM_NAMES = Kind("claim names, separated by commas", _names)
 SPOOL_DIRECTORY = Kind(
     "a directory (made when missing), or empty for memory only", _spool_directory

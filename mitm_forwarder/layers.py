@@ -43,9 +43,11 @@ from .routes import Route
 from .routes import engine
 from .routes import forget_plan
 from .routes import use
+from .socks import take_over
 from .streams import ForwarderStream
 from .streams import Overdue
 from .tunnels import RoutedHttp1Client
+from .tunnels import RoutedTunnel
 
 __all__ = [
     "ForwarderFailoverHook",
@@ -188,9 +190,11 @@ class ForwarderLayer(HttpLayer):
         """The stack is built and asks for its socket; no byte has been produced yet."""
         route = dial.via
         assert isinstance(route, Route)
-        tunnel = self._tunnel(proxy)
-        assert tunnel is not None
+        (tunnel,) = (x for x in self._stack(proxy) if isinstance(x, HttpUpstreamProxy))
+        take_over(tunnel, route)
         tunnel.send_connect = route.form is not Form.ABSOLUTE
+        if route.tls_name is not None:
+            proxy.sni = route.tls_name
         if route.form is Form.TUNNEL_HTTP1:
             tunnel.conn.alpn_offers = [b"http/1.1"]
         guard.permit(proxy, route)
@@ -201,14 +205,21 @@ class ForwarderLayer(HttpLayer):
             return _nothing()
         if isinstance(conn, connection.Server) and isinstance(conn.via, Route):
             if command.err:
-                dialled = self._outer(conn).peername is not None
-                reason = "proxy_refused" if dialled else "proxy_unreachable"
-                command.err = DialError(reason, command.err)
+                command.err = self._dial_error(conn, command.err)
             else:
                 *_, last = self._stack(conn)
                 if type(last) is Http1Client:
                     last.__class__ = RoutedHttp1Client
         return super().register_connection(command)
+
+    def _dial_error(self, conn: connection.Server, text: str) -> DialError:
+        """Who failed: the proxy could not be reached, refused, or had opened a tunnel already."""
+        tunnel = self._tunnel(conn)
+        if tunnel is None or tunnel.tunnel_connection.peername is None:
+            return DialError("proxy_unreachable", text)
+        if tunnel.opened:
+            return DialError("target_tls_failed", f"TLS with the target failed: {text}")
+        return DialError("proxy_refused", text)
 
     def _stack(self, conn: connection.Connection) -> Iterator[layer.Layer]:
         """The layers of an upstream connection, from the socket inwards."""
@@ -217,8 +228,8 @@ class ForwarderLayer(HttpLayer):
             yield this
             this = getattr(this, "child_layer", None)
 
-    def _tunnel(self, conn: connection.Connection) -> HttpUpstreamProxy | None:
-        return next((x for x in self._stack(conn) if isinstance(x, HttpUpstreamProxy)), None)
+    def _tunnel(self, conn: connection.Connection) -> RoutedTunnel | None:
+        return next((x for x in self._stack(conn) if isinstance(x, RoutedTunnel)), None)
 
     def _outer(self, conn: connection.Server) -> connection.Server:
         """The connection to the proxy that carries `conn`."""

@@ -32,8 +32,10 @@ from mitm_forwarder.kinds import CLAIM_NAMES
 from mitm_forwarder.kinds import DIRECTORY
 from mitm_forwarder.kinds import ENDPOINT
 from mitm_forwarder.kinds import FILE
+from mitm_forwarder.kinds import ON_FULL
 from mitm_forwarder.kinds import SECONDS
 from mitm_forwarder.kinds import SPOOL_DIRECTORY
+from mitm_forwarder.kinds import TARGETS
 from mitm_forwarder.kinds import TOKEN
 from mitm_forwarder.kinds import TOKEN_MAX_BYTES
 from mitm_forwarder.kinds import TURBO
@@ -161,6 +163,15 @@ class Config:
         "user_id,sub,id",
         "claims of an accepted token that may hold the user's id; the first found counts",
     )
+    deny_private_targets: bool = _variable(
+        BOOLEAN, "false", "answer 403 for targets that are private addresses or names"
+    )
+    deny_ip_literals: bool = _variable(
+        BOOLEAN, "false", "answer 403 for targets that are IP addresses instead of names"
+    )
+    allow_targets: str | None = _variable(
+        TARGETS, None, "targets that are allowed although they would be denied"
+    )
     state_dir: str = _variable(
         DIRECTORY, "$XDG_STATE_HOME/mitm-forwarder", "where the last good blacklist is kept"
     )
@@ -174,11 +185,22 @@ class Config:
     activity_spool_max_bytes: int = _variable(
         size(1 << 20, 1 << 40), "1GiB", "how large the spool may grow"
     )
+    activity_on_full: str = _variable(
+        ON_FULL,
+        "reject",
+        "what happens when the spool is full: new requests are answered 503, or the oldest records"
+        " are dropped",
+    )
     turbo: frozenset[str] | None = _variable(
         TURBO,
         None,
         "cuts into mitmproxy's own cost (unset: all by mitm-forwarder run, safe with -s)",
     )
+
+    @property
+    def activity_drops_oldest(self) -> bool:
+        """ACTIVITY_ON_FULL=drop."""
+        return self.activity_on_full == "drop"
 
     @property
     def proxy_url(self) -> str:

@@ -42,6 +42,7 @@ from .routes import Plan
 from .routes import Route
 from .routes import engine
 from .routes import plan_of
+from .socks import unreachable
 from .tunnels import wire_host
 
 if TYPE_CHECKING:
@@ -184,7 +185,9 @@ class ForwarderStream(HttpStream):
             assert isinstance(chosen.via, Route)
             route = chosen.via.for_request(flow.request)
             deadline = min(clock() + hooks.connect_timeout, plan.deadline)
-            connection, error = yield Dial(flow.request, route, deadline)
+            connection, error = None, unreachable(route, flow.request.host)
+            if error is None:
+                connection, error = yield Dial(flow.request, route, deadline)
             if connection is not None:
                 self.context.server = flow.server_conn = connection
                 self.connected = True

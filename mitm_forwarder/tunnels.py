@@ -15,10 +15,14 @@ from mitmproxy.proxy import layer
 from mitmproxy.proxy.layers.http._base import HttpEvent
 from mitmproxy.proxy.layers.http._events import RequestHeaders
 from mitmproxy.proxy.layers.http._http1 import Http1Client
+from mitmproxy.proxy.layers.http._upstream_proxy import HttpUpstreamProxy
 
 from . import guard
 from .routes import Form
 from .routes import Route
+
+Handshake = layer.CommandGenerator[tuple[bool, str | None]]
+"""What a tunnel's handshake gives, as mitmproxy has it: done, and an error."""
 
 
 def wire_host(host: str) -> bytes:
@@ -42,6 +46,28 @@ def authorize_connect(flow: http.HTTPFlow) -> None:
     route = guard.KNOWN.get(flow.server_conn)
     if route is not None and (authorization := route.authorization()):
         request.headers["Proxy-Authorization"] = authorization
+
+
+HEAD_LIMIT = 64 << 10
+"""Bytes of a proxy's answer to CONNECT, beyond which it is none."""
+
+
+class RoutedTunnel(HttpUpstreamProxy):
+    """mitmproxy's way through an HTTP proxy. Takes over an object that has not begun, by
+    `__class__`.
+    """
+
+    opened = False
+    """The proxy has done its part: whatever fails from here on is the target's."""
+
+    def receive_handshake_data(self, data: bytes) -> Handshake:
+        if self.send_connect and len(self.buf) + len(data) > HEAD_LIMIT:
+            return False, "The upstream proxy's answer to CONNECT is too large."
+        return (yield from super().receive_handshake_data(data))
+
+    def _handshake_finished(self, err: str | None) -> layer.CommandGenerator[None]:
+        self.opened = err is None
+        yield from super()._handshake_finished(err)
 
 
 class RoutedHttp1Client(Http1Client):

@@ -131,8 +131,8 @@ class World:
             manager.remove(manager.chain[-1])
         elif action == "clear":
             manager.clear()
-        elif action == "change":
-            # What a script does that replaces its own handlers.
+        elif action == "change" and type(addon).__module__ == __name__:
+            # What a script may do, and none of mitmproxy's own addons does.
             addon.response = lambda *_: self.trace.append(f"{addon.name} changed")
         elif action == "grow" and self.made < 30:
             if hasattr(addon, "addons"):

@@ -1,8 +1,8 @@
 # C unit tests: each tests/c/test_*.c is one program, linked with the core without its binding (csrc/py_*.c).
 #
 # A mode is a compiler and its flags; build/MODE holds its objects, one archive of the core and the programs.
-# `make ctest` runs gcc and clang, `make asan` and `make tsan` what the name says, and `make chaos` the asan programs
-# with --chaos: every allocation fails once.  `make build/asan/test_url.run` is one test alone.
+# `make ctest` runs gcc and clang, `make asan` and `make tsan` what the name says, and `make torture` the asan programs
+# with --torture: every allocation fails once.  `make build/asan/test_url.run` is one test alone.
 
 C_WARN := -Wall -Wextra -Wshadow -Wstrict-prototypes -Wmissing-prototypes -Wvla -Werror
 C_BASE := -std=c11 -D_GNU_SOURCE -DFORWARDER_FAULTS -DFORWARDER_VERSION='"test"' -g -fno-omit-frame-pointer $(C_WARN)
@@ -67,8 +67,8 @@ define RUN
 endef
 %.run: % FORCE
 	$(call RUN,$<)
-%.chaos: % FORCE
-	$(call RUN,$< --chaos)
+%.torture: % FORCE
+	$(call RUN,$< --torture)
 FORCE:
 # Objects and programs are kept between runs.
 .SECONDARY:
@@ -77,5 +77,5 @@ BINDING_OBJECTS = $(foreach mode,gcc clang,$(BINDING_C:csrc/%.c=build/$(mode)/bi
 ctest: $(foreach mode,gcc clang,$(TEST_NAMES:%=build/$(mode)/%.run)) $(BINDING_OBJECTS) ## C unit tests with gcc and with clang, -Werror
 asan: $(TEST_NAMES:%=build/asan/%.run) ## C unit tests under AddressSanitizer with leak check and UBSan
 tsan: $(TSAN_NAMES:%=build/tsan/%.run) ## C unit tests of what threads share, under ThreadSanitizer
-chaos: $(TEST_NAMES:%=build/asan/%.chaos) ## every C unit test with every allocation failing once
-.PHONY: ctest asan tsan chaos FORCE
+torture: $(TEST_NAMES:%=build/asan/%.torture) ## every C unit test with every allocation failing once
+.PHONY: ctest asan tsan torture FORCE

@@ -62,7 +62,7 @@ def session_directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def session_world(
     parts: tuple[Backend, Origin, ExampleProxy], confdir: Path, session_directory: Path
 ) -> Iterator[World]:
-    """The installation that most tests share. What holds for all of them is looked at in the end."""
+    """The installation that most tests share; what holds for all is looked at in the end."""
     backend, origin, proxy = parts
     trust = f"ssl_verify_upstream_trusted_ca={origin.ca_file}"
     with Gateway(

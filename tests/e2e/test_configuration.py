@@ -29,12 +29,10 @@ def refused(confdir: Path, tmp_path: Path) -> Refused:
             confdir=confdir,
             env=env,
             options=options or [],
+            wait=False,
         )
-        gateway.spawn()
-        try:
+        with gateway:
             assert gateway.wait() != 0
-        finally:
-            gateway.kill()
         return gateway.log()
 
     return refused
@@ -46,35 +44,23 @@ def check_line(output: str, name: str, allowed: str) -> None:
     assert allowed in line
     assert "Traceback" not in output
     assert SECRET not in output
-    assert len(output.splitlines()) <= 4, output
+    assert len(output.splitlines()) <= 5, output
 
 
+# The rest of the table is tested where it is read; here, that a problem of any kind stops mitmdump.
 BAD = [
-    ("SYSTEM_TOKEN", "", "SYSTEM_TOKEN_FILE"),
-    ("SYSTEM_TOKEN", f"{SECRET} with spaces", "allowed"),
-    ("SYSTEM_TOKEN", f"{SECRET}\x01", "allowed"),
-    ("DEFAULT_USER_JWT", f"Basic {SECRET}", "allowed"),
-    ("SYSTEM_TOKEN_FILE", "/nowhere/at/all", "allowed"),
-    ("FASTAPI_BASE_URL", "127.0.0.1:8000", "http"),
-    ("FASTAPI_BASE_URL", "ftp://127.0.0.1", "http"),
-    ("FASTAPI_BASE_URL", "http://", "http"),
-    ("FASTAPI_PROXY_ENDPOINT", "/a b", "allowed"),
-    ("HTTPX_TIMEOUT", "soon", "seconds"),
-    ("HTTPX_TIMEOUT", "-1", "seconds"),
-    ("BLACKLIST_REFRESH_SECONDS", "0", "seconds"),
-    ("BLACKLIST_REFRESH_SECONDS", "nan", "seconds"),
-    ("MAX_CONCURRENT_REQUESTS", "0", "1 to"),
-    ("MAX_CONCURRENT_REQUESTS", "many", "1 to"),
-    ("MITM_LISTEN_PORT", "65536", "65535"),
-    ("REQUIRE_USER_JWT", "perhaps", "true"),
-    ("AUTH_CHALLENGE", "403", "407"),
-    ("STREAM_THRESHOLD_BYTES", "1MB", "MiB"),
+    pytest.param("SYSTEM_TOKEN", f"{SECRET} with spaces", "allowed", id="token"),
+    pytest.param("DEFAULT_USER_JWT", f"Basic {SECRET}", "allowed", id="scheme"),
+    pytest.param("SYSTEM_TOKEN_FILE", "/nowhere/at/all", "allowed", id="file"),
+    pytest.param("FASTAPI_BASE_URL", "ftp://127.0.0.1", "http", id="url"),
+    pytest.param("HTTPX_TIMEOUT", "soon", "seconds", id="seconds"),
+    pytest.param("MAX_CONCURRENT_REQUESTS", "0", "1 to", id="count"),
+    pytest.param("REQUIRE_USER_JWT", "perhaps", "true", id="boolean"),
+    pytest.param("STREAM_THRESHOLD_BYTES", "1MB", "MiB", id="size"),
 ]
 
 
-@pytest.mark.parametrize(
-    "name, value, allowed", BAD, ids=lambda v: str(v)[:24].replace("\x01", "?")
-)
+@pytest.mark.parametrize("name, value, allowed", BAD)
 def test_bad_variable(refused: Refused, name: str, value: str, allowed: str) -> None:
     env = {name: value}
     if name == "SYSTEM_TOKEN_FILE":
@@ -98,10 +84,13 @@ def test_bad_option(refused: Refused) -> None:
     check_line(output, "forwarder_httpx_timeout", "seconds")
 
 
-def test_secrets_are_no_options(refused: Refused) -> None:
+def test_secrets_are_no_options(start: Start) -> None:
     """mitmweb would show them."""
-    output = refused(options=["--set", "forwarder_system_token=x"])
-    assert "forwarder_system_token" in output
+    gateway = start(options=["--options"], wait=False)
+    assert gateway.wait() == 0
+    assert "forwarder_httpx_timeout" in gateway.log()
+    assert "forwarder_system_token" not in gateway.log()
+    assert "forwarder_default_user_jwt" not in gateway.log()
 
 
 def test_unusable_state_directory(refused: Refused, tmp_path: Path) -> None:

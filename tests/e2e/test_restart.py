@@ -234,18 +234,3 @@ def test_memory_only_spool(begin: Callable[..., World], backend: Backend, tmp_pa
     rows = backend.wait_for_activity(3)
     assert sorted(row["target_url"] for row in rows) == sorted(urls)
     assert not (tmp_path / "state" / "spool").exists()
-
-
-def test_two_gateways_share_a_spool_directory(
-    begin: Callable[..., World], backend: Backend
-) -> None:
-    """Each has a slot of its own; one that was killed leaves its slot to the next."""
-    backend.fault("/activity", status=503)
-    one, two = begin(), begin()
-    urls = [*ask(one, 3), *ask(two, 3)]
-    one.gateway.kill()
-    two.gateway.kill()
-    backend.clear_faults()
-    begin()
-    rows = backend.wait_for_activity(6, timeout=30)
-    assert sorted(row["target_url"] for row in rows) == sorted(urls)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import json
 import re
@@ -10,6 +11,8 @@ import socket
 import ssl
 import subprocess
 import uuid
+from collections import Counter
+from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +21,7 @@ from urllib.parse import urlsplit
 
 from tests.support.backend import Backend
 from tests.support.backend import wait_until
+from tests.support.gateway import REFRESHED
 from tests.support.gateway import Gateway
 from tests.support.origin import Origin
 from tests.support.proxies import ExampleProxy
@@ -73,7 +77,7 @@ def error_of(answer: Answer) -> str:
 
 
 class Client:
-    """One connection to the gateway. With `tunnel` it goes through CONNECT and TLS to that target."""
+    """One connection to the gateway; with `tunnel` through CONNECT and TLS to that target."""
 
     def __init__(
         self,
@@ -252,12 +256,25 @@ class World:
         assert call.authorization == f"Bearer {self.backend.system_token}"
         return {**body, "key": key}
 
+    @contextlib.contextmanager
+    def rule(self, pattern: str) -> Iterator[int]:
+        """A rule that is in force in the block, and in force no more after it."""
+        mark = len(self.gateway.log())
+        rule = self.backend.add_rule(pattern)
+        self.gateway.wait_for_log(REFRESHED, after=mark)
+        try:
+            yield rule
+        finally:
+            mark = len(self.gateway.log())
+            self.backend.delete_rule(rule)
+            self.gateway.wait_for_log(REFRESHED, after=mark)
+
     def wait_for_arrival(self, name: str) -> None:
         """Returns when a request of /gate/NAME is at the origin."""
         wait_until(lambda: name in self.origin.arrivals, RECORD_TIMEOUT, f"/gate/{name}")
 
     def settle(self) -> None:
-        """Returns when every record so far has reached the backend: there is no later one to come."""
+        """Returns when every record so far has reached the backend: none comes later."""
         url = self.url("/fence")
         assert self.get(url).status == 200
         self.record(url, 200, proxy_id=self.proxy_id)
@@ -267,12 +284,10 @@ class World:
         assert self.origin.strangers(self.openers) == []
 
     def one_record_each(self) -> None:
-        """No URL (all are unique) was reported twice."""
+        """No URL (all are unique, but for clients that ask again after a 407) came twice."""
         self.settle()
-        seen: dict[str, int] = {}
-        for row in self.backend.activity():
-            seen[row["target_url"]] = seen.get(row["target_url"], 0) + 1
-        assert {url: count for url, count in seen.items() if count > 1} == {}
+        seen = Counter((row["target_url"], row["status_code"]) for row in self.backend.activity())
+        assert {what: count for what, count in seen.items() if count > 1} == {}
 
 
 def _host(url: str) -> str:

@@ -5,8 +5,9 @@
         assert gateway.stop() == 0
     assert "secret" not in gateway.log()
 
-It has a directory of its own for state, home and log, and an environment without proxies and without
-variables of ours that the test has not given. Not thread-safe; one instance belongs to one test thread.
+It has a directory of its own for state, home and log, and an environment without proxies and
+without variables of ours that the test has not given. Not thread-safe; one instance belongs to one
+test thread.
 """
 
 from __future__ import annotations
@@ -59,8 +60,9 @@ def make_confdir(directory: Path) -> Path:
 class Gateway:
     """Context manager: started and ready on entry, killed on exit if it still runs.
 
-    `options` go to mitmdump as they are, `env` on top of the environment; without `wait_for_rules` it
-    counts as ready when it listens. `state_dir` lets two gateways, one after the other, share a state.
+    `options` go to mitmdump as they are, `env` on top of the environment. Without `wait_for_rules`
+    it counts as ready when it listens, without `wait` at once. `state_dir` lets several gateways
+    share a state.
     """
 
     def __init__(
@@ -73,6 +75,7 @@ class Gateway:
         options: Iterable[str] = (),
         env: Mapping[str, str] | None = None,
         script: Path = SCRIPT,
+        wait: bool = True,
         wait_for_rules: bool = True,
         state_dir: Path | None = None,
     ) -> None:
@@ -82,6 +85,7 @@ class Gateway:
         self.ca_file = confdir / "mitmproxy-ca-cert.pem"
         self.port = 0
         self.process: subprocess.Popen[bytes] | None = None
+        self._wait = wait
         self._wait_for_rules = wait_for_rules
         self._log_file = directory / "gateway.log"
         self._env = {
@@ -95,19 +99,23 @@ class Gateway:
         self._command += ["--listen-host", "127.0.0.1", "--set", f"confdir={confdir}", *options]
 
     def __enter__(self) -> Self:
-        self.spawn()
+        self._spawn()
         try:
-            self.port = int(self.wait_for_log(LISTENING)[1])
-            if self._wait_for_rules:
-                self.wait_for_log(REFRESHED)
-            wait_until(self._accepts, START_TIMEOUT, "the gateway's port")
-        except BaseException as error:
-            self.kill()
-            alive.discard(self)
-            if isinstance(error, Exception):
-                raise GatewayError(f"the gateway did not start: {error}") from None
+            if self._wait:
+                self._get_ready()
+        except Exception as error:
+            self.close()
+            raise GatewayError(f"the gateway did not start: {error}") from None
+        except BaseException:
+            self.close()
             raise
         return self
+
+    def _get_ready(self) -> None:
+        self.port = int(self.wait_for_log(LISTENING)[1])
+        if self._wait_for_rules:
+            self.wait_for_log(REFRESHED)
+        wait_until(self._accepts, START_TIMEOUT, "the gateway's port")
 
     def __exit__(
         self,
@@ -115,11 +123,14 @@ class Gateway:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """The end, also as far as failing tests are concerned."""
         self.kill()
         alive.discard(self)
 
-    def spawn(self) -> None:
-        """Start the process and wait for nothing; for gateways that are meant to refuse."""
+    def _spawn(self) -> None:
         self.directory.mkdir(parents=True, exist_ok=True)
         environ = {k: v for k, v in os.environ.items() if not _FOREIGN.fullmatch(k)}
         path = [p for p in (environ.get("PYTHONPATH"), str(ROOT)) if p]

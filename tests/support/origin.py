@@ -7,8 +7,8 @@ It is `examples.target`, plain and TLS, in threads of this process, with some pa
     /hangs-up      closes without an answer
     /ws            a WebSocket that echoes; `close` ends it
 
-Each accepted connection is noted before any byte is read: `strangers(...)` are those that no upstream
-proxy has opened, that is, direct ones.
+Each accepted connection is noted before any byte is read: `strangers(...)` are those that no
+upstream proxy has opened, that is, direct ones.
 """
 
 from __future__ import annotations
@@ -112,7 +112,7 @@ class _Listener(Target):
 
 
 class Origin:
-    """Context manager. `peers` are all connections so far, `requests` all requests, both in order."""
+    """Context manager. `peers` are all connections so far, `requests` all requests, in order."""
 
     def __init__(self) -> None:
         self.peers: list[Peer] = []

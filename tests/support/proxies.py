@@ -1,8 +1,8 @@
 """Upstream proxies, real and scripted, and for each the connections that it has opened.
 
-Real ones are subprocesses: the example proxy of this project, Squid and tinyproxy. Scripted ones are
-threads of this process that misbehave in one way. `opened(address, port)` tells of a connection that
-an origin has seen whether this proxy made it: that is how a direct connection is noticed.
+Real ones are subprocesses: the example proxy of this project, Squid and tinyproxy. Scripted ones
+are threads of this process that misbehave in one way. `opened(address, port)` tells of a connection
+that an origin has seen whether this proxy made it: that is how a direct connection is noticed.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class Opener(Protocol):
 
 @contextlib.contextmanager
 def reserved_port() -> Iterator[int]:
-    """A port that is ours while the block lasts: bound, but nobody listens, so dials are refused."""
+    """A port that is ours in the block: bound, but nobody listens, so dials are refused."""
     with socket.socket() as holder:
         holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         holder.bind(("127.0.0.1", 0))
@@ -309,14 +309,15 @@ class ScriptedProxy:
             client.close()
 
     def read_head(self, client: socket.socket) -> bytes:
-        """Up to and with the empty line; whatever came, when the client closes before."""
-        data = self._records[client]
+        """The next, up to and with the empty line; whatever came, when the client closes before."""
+        data = b""
         while b"\r\n\r\n" not in data and len(data) < HEAD_LIMIT:
             chunk = client.recv(65536)
             if not chunk:
                 break
             data += chunk
-        return bytes(data)
+            self._records[client] += chunk
+        return data
 
 
 def closes(proxy: ScriptedProxy, client: socket.socket) -> None:

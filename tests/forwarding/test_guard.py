@@ -5,8 +5,6 @@ from __future__ import annotations
 import asyncio
 import importlib
 import weakref
-from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,10 +13,10 @@ from mitmproxy.proxy import server
 
 from mitm_forwarder import guard
 from mitm_forwarder.routes import Route
-from tests.layers_rig import Client
-from tests.layers_rig import Listener
-from tests.layers_rig import Rig
-from tests.layers_rig import until
+from tests.forwarding.peers import Listener
+from tests.forwarding.rig import Client
+from tests.forwarding.rig import Rig
+from tests.forwarding.rig import until
 
 ROUTE = Route("http", "127.0.0.1", 3128)
 
@@ -28,14 +26,6 @@ class Target(Listener):
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.read()
-
-
-@pytest.fixture
-async def rig(tmp_path: Path, request: pytest.FixtureRequest) -> AsyncIterator[Rig]:
-    rig = Rig(tmp_path)
-    await rig.start(**getattr(request, "param", {}))
-    yield rig
-    await rig.close()
 
 
 @pytest.fixture
