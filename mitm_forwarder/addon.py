@@ -22,6 +22,7 @@ from . import options
 from . import routes
 from . import socks
 from . import tunnels
+from . import turbo
 from .bridge import Bridge
 from .bridge import mask_secrets
 
@@ -38,6 +39,7 @@ class Forwarder:
     def __init__(self) -> None:
         self.bridge: Bridge | None = None
         self._running = False
+        self._cuts: list[str] = []
 
     # ---- life
 
@@ -76,6 +78,7 @@ class Forwarder:
             self.bridge = bridge  # requests that run go on
             return bridge.drain_and_stop()
         layers.use(None)
+        turbo.uninstall(self._cuts)
         bridge.stop()
         return None
 
@@ -98,6 +101,8 @@ class Forwarder:
             return
         self.bridge = bridge
         layers.use(bridge)
+        # Under the launcher all of these are in place already.
+        self._cuts = turbo.select(config.turbo, turbo.SAFE, self._cuts)
         if self._running:
             bridge.start()
         if old is not None:
