@@ -62,8 +62,9 @@ WEAK = [
 
 # Share in a hundred of each form of a rule.
 FORMS = [
-    ("dot", 36), ("https", 20), ("ignorecase", 10), ("www", 6), ("sub", 5), ("many", 3), ("named", 3),
-    ("without", 1), ("behind", 1), ("backref", 0.5), ("twice", 0.5), ("number", 4), ("path", 10),
+    ("dot", 36), ("https", 20), ("ignorecase", 10), ("www", 6), ("sub", 5), ("many", 3),
+    ("named", 3), ("without", 1), ("behind", 1), ("backref", 0.5), ("twice", 0.5), ("number", 4),
+    ("path", 10),
 ]  # fmt: skip
 # Those that match a URL on the domain itself, whatever its path.
 DOMAIN_FORMS = {"dot", "https", "ignorecase", "named", "without", "behind"}
@@ -72,7 +73,9 @@ DOMAIN_FORMS = {"dot", "https", "ignorecase", "named", "without", "behind"}
 def letter_weights() -> dict[str, list[float]]:
     """For each letter how likely each other one is to follow, out of the table in csrc/rarity.c."""
     text = (ROOT / "csrc" / "rarity.c").read_text()
-    numbers = [int(n) for n in re.findall(r"\d+", text[text.index("rarity_cost") :].split("=", 1)[1])]
+    numbers = [
+        int(n) for n in re.findall(r"\d+", text[text.index("rarity_cost") :].split("=", 1)[1])
+    ]
     letters = "abcdefghijklmnopqrstuvwxyz"
     size = 37
     return {
@@ -166,11 +169,17 @@ def path(rng: random.Random) -> str:
     """From nothing at all to what trackers make; the median URL has some 85 bytes."""
     text = "/" + "/".join(rng.choices(PATH_WORDS, k=rng.choice([0, 1, 1, 2, 3, 4])))
     if rng.random() < 0.7:
-        text += "/" + "-".join(rng.choices(WORDS, k=rng.randint(1, 6))) + rng.choice(["", ".html", ".js"])
+        text += (
+            "/"
+            + "-".join(rng.choices(WORDS, k=rng.randint(1, 6)))
+            + rng.choice(["", ".html", ".js"])
+        )
     if rng.random() < 0.45:
         pairs = []
         for _ in range(rng.choice([1, 1, 2, 3, 8, 16])):
-            value = "".join(rng.choices("abcdef0123456789ABCXYZ_-%", k=rng.choice([1, 4, 8, 20, 60])))
+            value = "".join(
+                rng.choices("abcdef0123456789ABCXYZ_-%", k=rng.choice([1, 4, 8, 20, 60]))
+            )
             pairs.append(f"{rng.choice(PATH_WORDS)}={value}")
         text += "?" + "&".join(pairs)
     return text

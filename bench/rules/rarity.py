@@ -4,12 +4,13 @@ Reads URLs, one a line, and prints the C file::
 
     apt-cache dumpavail | sed -n 's/^Homepage: //p' | sort -u | python3 bench/rules/rarity.py
 
-That command made the table in the tree (30,000 home pages of Debian packages): real URLs that anybody
-can get again.  The table decides how fast the index is, never what it finds.
+That command made the table in the tree (30,000 home pages of Debian packages): real URLs that
+anybody can get again.  The table decides how fast the index is, never what it finds.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
 import re
 import sys
@@ -48,7 +49,7 @@ def costs(urls: list[str]) -> list[list[int]]:
     pairs: Counter[tuple[int, int]] = Counter()
     for url in urls:
         classes = [class_of(character) for character in url]
-        pairs.update(zip(classes, classes[1:], strict=False))
+        pairs.update(itertools.pairwise(classes))
     table = []
     for before in range(len(CLASSES)):
         total = sum(pairs[before, after] + 1 for after in range(len(CLASSES)))
@@ -79,8 +80,10 @@ def main() -> None:
     urls = [line.strip() for line in sys.stdin if line.strip()]
     table = costs(texts(urls))
     classes = [class_of(chr(byte)) if byte < 128 else OTHER for byte in range(256)]
-    body = "".join("    {\n" + re.sub("^", "    ", rows(row, 19), flags=re.M).rstrip(" ")
-                   + "    },\n" for row in table)
+    body = "".join(
+        "    {\n" + re.sub("^", "    ", rows(row, 19), flags=re.M).rstrip(" ") + "    },\n"
+        for row in table
+    )
     sys.stdout.write(HEAD.format(urls=len(urls), classes=rows(classes, 16), costs=body))
 
 

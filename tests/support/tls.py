@@ -3,6 +3,8 @@
     pki = make_pki(tmp_path)
     FaultyBackend(tls=pki.server_context())                  # with pki.ca for the client
     FaultyBackend(tls=pki.server_context(client_ca=pki.ca))  # asks for a client certificate
+
+The files go into the given directory.
 """
 
 from __future__ import annotations
