@@ -22,10 +22,12 @@ budget_start(struct budget *budget)
     budget->started_ns = read_clock(CLOCK_MONOTONIC);
 }
 
-void
+int64_t
 budget_stop(struct budget *budget)
 {
-    budget->left_ns -= read_clock(CLOCK_MONOTONIC) - budget->started_ns;
+    int64_t spent_ns = read_clock(CLOCK_MONOTONIC) - budget->started_ns;
+    budget->left_ns -= spent_ns;
+    return spent_ns;
 }
 
 bool

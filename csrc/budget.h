@@ -15,9 +15,9 @@ struct budget {
 };
 
 void budget_init(struct budget *budget, int64_t total_ns);
-/* What lies between the two is charged. */
+/* What lies between the two is charged, and returned. */
 void budget_start(struct budget *budget);
-void budget_stop(struct budget *budget);
+int64_t budget_stop(struct budget *budget);
 /* The monotonic clock is cheap to read but goes on while others have the processor; only the thread's own time decides.
  * So the work may take twice the total of that. */
 bool budget_is_spent(struct budget *budget);

@@ -9,8 +9,11 @@ struct samples {
     const struct pattern *pattern;
     char repeated[REPEATED_MAX];
     unsigned repeated_count;
+    unsigned lead[REPEATED_MAX]; /* how much of `whole` stands before each */
     char whole[PROBE_UNIT_MAX]; /* what the pattern matches, roughly */
     unsigned whole_len;
+    char fixed[PROBE_TAIL_MAX]; /* bytes that stand in it */
+    unsigned fixed_count;
 };
 
 /* A byte that the node matches, of those first that many patterns are about; 0: none that is of use in a URL. */
@@ -35,18 +38,31 @@ sample_byte(const struct pattern *pattern, const struct pattern_node *node)
     return '\0';
 }
 
+/* Once, while there is room. */
 static void
-add_sample(struct samples *samples, char byte, bool repeated)
+add_once(char *bytes, unsigned *count, unsigned max, char byte)
 {
+    if (*count < max && memchr(bytes, byte, *count) == NULL) {
+        bytes[(*count)++] = byte;
+    }
+}
+
+static void
+add_sample(struct samples *samples, const struct pattern_node *node, bool repeated)
+{
+    char byte = sample_byte(samples->pattern, node);
     if (byte == '\0') {
         return;
+    }
+    if (repeated) {
+        samples->lead[samples->repeated_count % REPEATED_MAX] = samples->whole_len;
+        add_once(samples->repeated, &samples->repeated_count, REPEATED_MAX, byte);
     }
     if (samples->whole_len < PROBE_UNIT_MAX) {
         samples->whole[samples->whole_len++] = byte;
     }
-    if (repeated && samples->repeated_count < REPEATED_MAX
-        && memchr(samples->repeated, byte, samples->repeated_count) == NULL) {
-        samples->repeated[samples->repeated_count++] = byte;
+    if (node->kind == PATTERN_BYTE) {
+        add_once(samples->fixed, &samples->fixed_count, PROBE_TAIL_MAX, byte);
     }
 }
 
@@ -57,7 +73,7 @@ collect(struct samples *samples, uint32_t index, bool repeated)
     switch (node->kind) {
     case PATTERN_BYTE:
     case PATTERN_CLASS:
-        add_sample(samples, sample_byte(samples->pattern, node), repeated);
+        add_sample(samples, node, repeated);
         break;
     case PATTERN_REPEAT:
         collect(samples, node->child, repeated || node->max > 1);
@@ -69,11 +85,13 @@ collect(struct samples *samples, uint32_t index, bool repeated)
     }
 }
 
+/* `lead` bytes of what the pattern matches, then the text again and again. */
 static void
-add_unit(struct probe *probe, const char *text, size_t len)
+add_unit(struct probe *probe, unsigned lead, const char *text, size_t len)
 {
     if (len > 0 && len <= PROBE_UNIT_MAX && probe->count < PROBE_UNITS) {
         memcpy(probe->units[probe->count].text, text, len);
+        probe->units[probe->count].lead = (uint8_t)lead;
         probe->units[probe->count++].len = (uint8_t)len;
     }
 }
@@ -82,39 +100,49 @@ void
 probe_init(struct probe *probe, const struct pattern *pattern, const struct literal_set *literals)
 {
     struct samples samples = {.pattern = pattern};
-    probe->count = probe->next = 0;
+    probe->count = probe->next = probe->tail_len = 0;
     collect(&samples, pattern->root, false);
     for (unsigned i = 0; i < samples.repeated_count; i++) {
-        add_unit(probe, &samples.repeated[i], 1);
+        add_unit(probe, samples.lead[i], &samples.repeated[i], 1);
     }
     if (samples.repeated_count > 1) {
-        add_unit(probe, samples.repeated, samples.repeated_count);
+        add_unit(probe, samples.lead[0], samples.repeated, samples.repeated_count);
     }
     /* A part of what matches, again and again, and never to the end. */
     if (samples.whole_len > 1) {
-        add_unit(probe, samples.whole, samples.whole_len - 1);
+        add_unit(probe, 0, samples.whole, samples.whole_len - 1);
     }
     if (literals->count > 0) {
-        add_unit(probe, literals->text[0], literals->len[0]);
+        add_unit(probe, 0, literals->text[0], literals->len[0]);
     }
-    probe->plain_http = samples.whole_len >= 5 && memcmp(samples.whole, "http:", 5) == 0;
+    memcpy(probe->whole, samples.whole, samples.whole_len);
+    probe->names_scheme = samples.whole_len >= 4 && memcmp(samples.whole, "http", 4) == 0;
+    /* What the pattern does not go on with; and then, in the wrong order, what PCRE2 does not begin to search without. */
+    bool takes_mark = memchr(samples.fixed, '!', samples.fixed_count) != NULL;
+    probe->tail[probe->tail_len++] = takes_mark ? '~' : '!';
+    while (samples.fixed_count > 0) {
+        probe->tail[probe->tail_len++] = samples.fixed[--samples.fixed_count];
+    }
 }
 
 bool
 probe_next(struct probe *probe, struct slice *subject)
 {
+    static const struct slice scheme = SLICE_LITERAL("https://");
     if (probe->next == probe->count) {
         return false;
     }
-    struct slice begin = probe->plain_http ? SLICE_LITERAL("http://") : SLICE_LITERAL("https://");
-    size_t len = begin.len, unit = probe->units[probe->next].len;
-    memcpy(probe->subject, begin.data, begin.len);
-    for (; len + unit < PROBE_LENGTH; len += unit) {
+    size_t len = 0, lead = probe->units[probe->next].lead, unit = probe->units[probe->next].len;
+    if (lead == 0 || !probe->names_scheme) {
+        memcpy(probe->subject, scheme.data, scheme.len);
+        len = scheme.len;
+    }
+    memcpy(probe->subject + len, probe->whole, lead);
+    for (len += lead; len + unit + probe->tail_len <= PROBE_LENGTH; len += unit) {
         memcpy(probe->subject + len, probe->units[probe->next].text, unit);
     }
-    /* What few patterns end with. */
-    probe->subject[len++] = '!';
+    memcpy(probe->subject + len, probe->tail, probe->tail_len);
     probe->next++;
-    *subject = (struct slice){probe->subject, len};
+    *subject = (struct slice){probe->subject, len + probe->tail_len};
     return true;
 }

@@ -10,19 +10,23 @@
 #include "pattern.h"
 
 #define PROBE_LENGTH 2000
-/* A search of one of them that takes longer makes a rule dangerous. */
-#define PROBE_BUDGET_NS (250 * 1000)
+/* A search of one of them that spends it (see budget.h: it may take twice that) makes a rule dangerous. */
+#define PROBE_BUDGET_NS (125 * 1000)
 
 #define PROBE_UNITS 8
 #define PROBE_UNIT_MAX 48
+#define PROBE_TAIL_MAX 32
 
 struct probe {
     struct {
-        uint8_t len;
+        uint8_t lead, len;
         char text[PROBE_UNIT_MAX];
-    } units[PROBE_UNITS];        /* each is repeated to make a subject */
+    } units[PROBE_UNITS];        /* a subject each: some of `whole`, then the text until it is long enough, then `tail` */
     unsigned count, next;
-    bool plain_http;             /* else they begin with https:// */
+    char whole[PROBE_UNIT_MAX];  /* what the pattern matches, roughly */
+    bool names_scheme;           /* and it is a whole URL; else they begin with https:// */
+    char tail[PROBE_TAIL_MAX + 1];
+    unsigned tail_len;
     char subject[PROBE_LENGTH];
 };
 

@@ -134,6 +134,8 @@ test_sequences(void)
          "(cat (atomic 'a') (look 'b') (look not 'c') (look behind 'd') (look behind not 'e'))");
     TREE("(a)(?(1)b|c)(?(1)d)", "(cat (capture 1 'a') (if 1 'b' 'c') (if 1 'd' (empty)))");
     TREE("(?(1)a|b)(c)", "(cat (if 1 'a' 'b') (capture 1 'c'))");
+    TREE("(?<=a)(b)\\1", "(cat (look behind 'a') (capture 1 'b') (backref 1))");
+    TREE("(a)(?<=\\1)", "(cat (capture 1 'a') (look behind (backref 1)))");
     TREE("a(?#b\\)c)d", "(cat 'a' 'd')");
     TREE("a]}-", "(cat 'a' ']' '}' '-')");
 }
@@ -174,6 +176,7 @@ test_escapes(void)
     TREE("\\d\\D", "(cat (class[ 30-39 ]) (class[ 00-2f 3a-ff ]))");
     TREE("\\s", "(class[ 09-0d 1c-20 ])");
     TREE("(?a)\\s\\w", "(cat (class[ 09-0d 20 ]) (class[ 30-39 41-5a 5f 61-7a ]))");
+    TREE("(?a)(?u:\\s)", "(class[ 09-0d 1c-20 ])");
     TREE("\\W", "(class[ 00-2f 3a-40 5b-5e 60 7b-7f ])");
     TREE("(((((((((((a)))))))))))\\119",
          "(cat (capture 1 (capture 2 (capture 3 (capture 4 (capture 5 (capture 6 (capture 7"

@@ -50,11 +50,11 @@ def _alarm(_signal: int, _frame: FrameType | None) -> None:
 
 
 def python_matches(pattern: re.Pattern[str], subject: str) -> bool | None:
-    """None: no answer in good time."""
+    """None: no answer in good time, or "please report a bug for the re module"."""
     try:
         signal.setitimer(signal.ITIMER_REAL, PYTHON_SECONDS)
         return pattern.search(subject) is not None
-    except PythonTookTooLong:
+    except (PythonTookTooLong, SystemError):
         return None
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
