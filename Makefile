@@ -52,12 +52,13 @@ demo: $(CORE) ## backend, proxy, target and one request of each kind on this mac
 
 include tests/c/rules.mk
 
-# In this order, so that the quick ones fail first.
-TEST_STEPS := lint ctest pytest asan tsan chaos leak compat-smoke
+# In this order, so that the quick ones fail first.  Those of many parts keep each part's output together.
+TEST_STEPS := lint ctest pytest asan tsan torture leak compat-smoke
 test: $(CORE) $(TEST_PACKAGES) ## everything that CI runs
 	@for step in $(TEST_STEPS); do \
 	    start=$$SECONDS; echo "== make $$step"; \
-	    $(MAKE) --no-print-directory -j$(JOBS) -O $$step; \
+	    case $$step in lint | ctest | asan | tsan | chaos) parts="-j$(JOBS) -O" ;; *) parts= ;; esac; \
+	    $(MAKE) --no-print-directory $$parts $$step; \
 	    echo "== make $$step: ok, $$((SECONDS - start)) s"; \
 	done
 
@@ -75,7 +76,7 @@ stubtest: $(CORE)
 
 PYTEST_WORKERS ?= auto
 PYTEST_ARGS ?=
-pytest: $(CORE) ## the Python tests; PYTEST_ARGS="-k name -x"
+pytest: $(CORE) $(TOOLS) ## the Python tests; PYTEST_ARGS="-k name -x"
 	$(PY) -m pytest -q -n $(PYTEST_WORKERS) $(PYTEST_ARGS) tests
 
 # In a copy of the tree, as the checkout holds the release build.  An ASan report of any process counts, whatever the

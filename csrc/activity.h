@@ -24,7 +24,8 @@ const char *
 activity_pause_hint(int status);
 
 #define ACTIVITY_BACKOFF_BASE_MS 500
-#define ACTIVITY_BACKOFF_CAP_MS 30000
+/* Low, as only one post at a time goes to a backend that fails: it is found again within 5 s. */
+#define ACTIVITY_BACKOFF_CAP_MS 4000
 #define ACTIVITY_PAUSE_MS 15000
 
 /* Full jitter: uniform in [0, min(cap, base * 2^attempt)], at least retry_after_ms where the

@@ -10,64 +10,23 @@
 #include <sqlite3.h>
 
 #include "buf.h"
+#include "database_sql.h"
 #include "io.h"
 #include "mem.h"
 
 #define BUSY_TIMEOUT_MS 5000
 #define PATH_SIZE_MAX 4096
-#define SCHEMA_VERSION 1
-
-enum statement {
-    STATEMENT_BEGIN,
-    STATEMENT_COMMIT,
-    STATEMENT_ROLLBACK,
-    STATEMENT_INSERT,
-    STATEMENT_READ,
-    STATEMENT_DELETE,
-    STATEMENT_BURY,
-    STATEMENT_BYTES,
-    STATEMENT_COUNT
-};
-
-static const char *const STATEMENTS[STATEMENT_COUNT] = {
-    [STATEMENT_BEGIN] = "BEGIN IMMEDIATE",
-    [STATEMENT_COMMIT] = "COMMIT",
-    [STATEMENT_ROLLBACK] = "ROLLBACK",
-    /* Not INSERT OR IGNORE: that would also swallow a record that breaks another constraint. */
-    [STATEMENT_INSERT] =
-        "INSERT INTO records (key, body) VALUES (?1, ?2) ON CONFLICT (key) DO NOTHING",
-    [STATEMENT_READ] = "SELECT row, key, body FROM records WHERE row > ?1 ORDER BY row LIMIT ?2",
-    [STATEMENT_DELETE] = "DELETE FROM records WHERE row = ?1",
-    [STATEMENT_BURY] = "INSERT INTO dead (row, key, body, status, answer, buried_at)"
-                       " SELECT row, key, body, ?2, ?3, ?4 FROM records WHERE row = ?1",
-    [STATEMENT_BYTES] = "SELECT (page_count - freelist_count) * page_size"
-                        " FROM pragma_page_count, pragma_freelist_count, pragma_page_size",
-};
-
 static const char SET_UP[] =
     "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA journal_size_limit = 8388608";
-
-/* AUTOINCREMENT: a row number is never used again, so a reader can go on after the last one it got.
- */
-#define SCHEMA                                                                                     \
-    "BEGIN IMMEDIATE;"                                                                             \
-    "CREATE TABLE records (row INTEGER PRIMARY KEY AUTOINCREMENT, key TEXT NOT NULL UNIQUE, body " \
-    "BLOB NOT NULL);"                                                                              \
-    "CREATE TABLE dead (row INTEGER PRIMARY KEY, key TEXT NOT NULL, body BLOB NOT NULL, status "   \
-    "INTEGER NOT NULL,"                                                                            \
-    " answer TEXT NOT NULL, buried_at REAL NOT NULL);"                                             \
-    "INSERT INTO sqlite_sequence (name, seq) VALUES ('records', %lld);"                            \
-    "PRAGMA user_version = %d;"                                                                    \
-    "COMMIT"
 
 struct database {
     sqlite3 *handle; /* NULL while it could not be opened again */
     sqlite3_stmt *statements[STATEMENT_COUNT];
     char *path;       /* NULL in memory */
     bool corrupt;     /* to be moved aside before anything else */
+    struct database_stock stock;
     int64_t last_row; /* the highest row number ever used */
-    int64_t records, bytes;
-    int64_t added; /* by the open transaction */
+    int64_t version;  /* of the file: another one means that somebody else has written */
     char message[DATABASE_MESSAGE_SIZE];
 };
 
@@ -113,14 +72,13 @@ run(struct database *database, enum statement which, const char *what)
     return err;
 }
 
-/* One number; 0 when the query gives no row. */
+/* One number. */
 static enum err
 query_number(struct database *database, sqlite3_stmt *statement, int64_t *out)
 {
     enum err err = ERR_OK;
-    int rc = sqlite3_step(statement);
-    if (rc == SQLITE_ROW || rc == SQLITE_DONE) {
-        *out = rc == SQLITE_ROW ? sqlite3_column_int64(statement, 0) : 0;
+    if (sqlite3_step(statement) == SQLITE_ROW) {
+        *out = sqlite3_column_int64(statement, 0);
     }
     else {
         err = failed(database, "read");
@@ -130,10 +88,11 @@ query_number(struct database *database, sqlite3_stmt *statement, int64_t *out)
 }
 
 static enum err
-query_number_once(struct database *database, const char *sql, int64_t *out)
+query_schema_version(struct database *database, int64_t *out)
 {
     sqlite3_stmt *statement;
-    if (sqlite3_prepare_v2(database->handle, sql, -1, &statement, NULL) != SQLITE_OK) {
+    if (sqlite3_prepare_v2(database->handle, "PRAGMA user_version", -1, &statement, NULL) !=
+        SQLITE_OK) {
         return failed(database, "read");
     }
     enum err err = query_number(database, statement, out);
@@ -162,18 +121,38 @@ close_handle(struct database *database)
     database->handle = NULL;
 }
 
+/* One transaction: a crash leaves the old schema or the new one. */
+static enum err
+write_schema(struct database *database, int64_t from)
+{
+    struct buf sql;
+    buf_init(&sql, 16 * 1024);
+    enum err err = buf_append_format(&sql, "BEGIN IMMEDIATE;%s%s",
+                                     from == 1 ? SCHEMA_FROM_1 : SCHEMA_TABLES, SCHEMA_COUNTS);
+    if (!err && from == 0) {
+        err = buf_append_format(
+            &sql, "INSERT INTO sqlite_sequence (name, seq) VALUES ('records', %lld);",
+            (long long)database->last_row);
+    }
+    if (!err) {
+        err = buf_append_format(&sql, "PRAGMA user_version = %d; COMMIT", SCHEMA_VERSION);
+    }
+    if (!err) {
+        err = exec(database, buf_string(&sql), "set up");
+    }
+    buf_fini(&sql);
+    return err;
+}
+
 static enum err
 prepare_schema(struct database *database)
 {
     int64_t version = 0;
-    enum err err = query_number_once(database, "PRAGMA user_version", &version);
-    if (err) {
+    enum err err = query_schema_version(database, &version);
+    if (err || version == SCHEMA_VERSION) {
         return err;
     }
-    if (version == SCHEMA_VERSION) {
-        return ERR_OK;
-    }
-    if (version != 0) {
+    if (version < 0 || version > SCHEMA_VERSION) {
         say(database,
             "the activity database has schema version %lld and this program knows %d: start the "
             "program that"
@@ -181,9 +160,7 @@ prepare_schema(struct database *database)
             (long long)version, SCHEMA_VERSION);
         return ERR_INVALID;
     }
-    char sql[sizeof SCHEMA + 40];
-    snprintf(sql, sizeof sql, SCHEMA, (long long)database->last_row, SCHEMA_VERSION);
-    return exec(database, sql, "set up");
+    return write_schema(database, version);
 }
 
 static enum err
@@ -199,20 +176,25 @@ prepare_statements(struct database *database)
 }
 
 static enum err
-read_state(struct database *database)
+take_stock(struct database *database)
 {
-    int64_t records = 0, last_row = 0, bytes = 0;
-    enum err err = query_number_once(database, "SELECT count(*) FROM records", &records);
-    if (err ||
-        (err = query_number_once(database, "SELECT seq FROM sqlite_sequence WHERE name = 'records'",
-                                 &last_row)) ||
-        (err = query_number(database, database->statements[STATEMENT_BYTES], &bytes))) {
-        return err;
+    sqlite3_stmt *statement = database->statements[STATEMENT_STOCK];
+    enum err err = ERR_OK;
+    if (sqlite3_step(statement) == SQLITE_ROW) {
+        database->stock = (struct database_stock){
+            .records = sqlite3_column_int64(statement, 0),
+            .dead = sqlite3_column_int64(statement, 1),
+            .bytes = sqlite3_column_int64(statement, 2),
+            .oldest_at = sqlite3_column_double(statement, 3),
+        };
+        int64_t last_row = sqlite3_column_int64(statement, 4);
+        database->last_row = last_row > database->last_row ? last_row : database->last_row;
     }
-    database->records = records;
-    database->last_row = last_row;
-    database->bytes = bytes;
-    return ERR_OK;
+    else {
+        err = failed(database, "read");
+    }
+    sqlite3_reset(statement);
+    return err;
 }
 
 /* SQLite would make the file readable by everyone; the files it puts beside it take its mode. */
@@ -246,7 +228,9 @@ open_handle(struct database *database)
         err = exec(database, SET_UP, "set up");
     }
     if (err || (err = prepare_schema(database)) || (err = prepare_statements(database)) ||
-        (err = read_state(database))) {
+        (err = take_stock(database)) ||
+        (err = query_number(database, database->statements[STATEMENT_VERSION],
+                            &database->version))) {
         close_handle(database);
     }
     return err;
@@ -373,7 +357,6 @@ database_begin(struct database *database)
     if (err) {
         return err;
     }
-    database->added = 0;
     return replace_if_corrupt(database, run(database, STATEMENT_BEGIN, "write to"));
 }
 
@@ -391,36 +374,45 @@ database_end(struct database *database, enum err err)
         }
         return replace_if_corrupt(database, err);
     }
-    database->records += database->added;
     /* Committed: failing to measure is no failure of the transaction. */
-    if (query_number(database, database->statements[STATEMENT_BYTES], &database->bytes)) {
+    if (take_stock(database)) {
         database->message[0] = '\0';
     }
     return ERR_OK;
 }
 
 enum err
-database_insert(struct database *database, struct slice key, struct slice body)
+database_insert(struct database *database, struct slice key, struct slice body, double added_at)
 {
     sqlite3_stmt *statement = database->statements[STATEMENT_INSERT];
     sqlite3_bind_text(statement, 1, key.data, (int)key.len, SQLITE_STATIC);
     sqlite3_bind_blob(statement, 2, body.len > 0 ? body.data : "", (int)body.len, SQLITE_STATIC);
+    sqlite3_bind_double(statement, 3, added_at);
     enum err err = run(database, STATEMENT_INSERT, "write to");
     sqlite3_clear_bindings(statement);
-    if (!err && sqlite3_changes(database->handle) > 0) {
-        database->added++;
-        database->last_row = sqlite3_last_insert_rowid(database->handle);
-    }
     return err;
+}
+
+static enum err
+delete_rows(struct database *database, enum statement which, int64_t row)
+{
+    sqlite3_bind_int64(database->statements[which], 1, row);
+    return run(database, which, "write to");
 }
 
 enum err
 database_delete(struct database *database, int64_t row)
 {
-    sqlite3_bind_int64(database->statements[STATEMENT_DELETE], 1, row);
-    enum err err = run(database, STATEMENT_DELETE, "write to");
+    return delete_rows(database, STATEMENT_DELETE, row);
+}
+
+enum err
+database_trim(struct database *database, int64_t after_row, size_t max, size_t *dropped)
+{
+    sqlite3_bind_int64(database->statements[STATEMENT_TRIM], 2, (int64_t)max);
+    enum err err = delete_rows(database, STATEMENT_TRIM, after_row);
     if (!err) {
-        database->added -= sqlite3_changes(database->handle);
+        *dropped = (size_t)sqlite3_changes(database->handle);
     }
     return err;
 }
@@ -475,22 +467,107 @@ database_read(struct database *database, int64_t after_row, size_t max, database
     return replace_if_corrupt(database, err);
 }
 
+/* ---- from one database into another ---- */
+
+/* Copies up to max rows that `which` of the source gives; *last is the last one's number, 0 when
+ * there was none. */
+static enum err
+copy_records(struct database *database, struct database *source, size_t max, int64_t *last)
+{
+    sqlite3_stmt *from = source->statements[STATEMENT_READ];
+    enum err err = ERR_OK;
+    int rc;
+    sqlite3_bind_int64(from, 1, 0);
+    sqlite3_bind_int64(from, 2, (int64_t)max);
+    while (!err && (rc = sqlite3_step(from)) != SQLITE_DONE) {
+        if (rc != SQLITE_ROW) {
+            err = failed(source, "read");
+            break;
+        }
+        err = database_insert(database, column(from, 1), column(from, 2),
+                              sqlite3_column_double(from, 3));
+        *last = sqlite3_column_int64(from, 0);
+    }
+    sqlite3_reset(from);
+    return err;
+}
+
+static enum err
+copy_dead(struct database *database, struct database *source, size_t max, int64_t *last)
+{
+    sqlite3_stmt *from = source->statements[STATEMENT_READ_DEAD];
+    sqlite3_stmt *into = database->statements[STATEMENT_INSERT_DEAD];
+    enum err err = ERR_OK;
+    int rc;
+    sqlite3_bind_int64(from, 1, (int64_t)max);
+    while (!err && (rc = sqlite3_step(from)) != SQLITE_DONE) {
+        if (rc != SQLITE_ROW) {
+            err = failed(source, "read");
+            break;
+        }
+        for (int i = 1; i <= 5; i++) {
+            sqlite3_bind_value(into, i, sqlite3_column_value(from, i));
+        }
+        err = run(database, STATEMENT_INSERT_DEAD, "write to");
+        sqlite3_clear_bindings(into);
+        *last = sqlite3_column_int64(from, 0);
+    }
+    sqlite3_reset(from);
+    return err;
+}
+
+/* Two transactions, ours first: a crash in between leaves a record in both, where its key tells. */
+enum err
+database_absorb(struct database *database, struct database *source, size_t max, bool *more)
+{
+    int64_t last = 0, last_dead = 0;
+    enum err err = get_ready(source);
+    if (err || (err = database_begin(database))) {
+        return err;
+    }
+    err = copy_records(database, source, max, &last);
+    if (!err) {
+        err = copy_dead(database, source, max, &last_dead);
+    }
+    if ((err = database_end(database, err))) {
+        return replace_if_corrupt(source, err);
+    }
+    if ((err = database_begin(source))) {
+        return err;
+    }
+    err = delete_rows(source, STATEMENT_DELETE_UNTIL, last);
+    if (!err) {
+        err = delete_rows(source, STATEMENT_DELETE_DEAD_UNTIL, last_dead);
+    }
+    if (!(err = database_end(source, err))) {
+        *more = last != 0 || last_dead != 0;
+    }
+    return err;
+}
+
+void
+database_look(struct database *database)
+{
+    int64_t version = database->version;
+    if (get_ready(database) ||
+        query_number(database, database->statements[STATEMENT_VERSION], &version)) {
+        return;
+    }
+    if (version != database->version && !take_stock(database)) {
+        database->version = version;
+    }
+}
+
 const char *
 database_message(const struct database *database)
 {
     return database->message;
 }
 
-int64_t
-database_records(const struct database *database)
+struct database_stock
+database_stock(const struct database *database)
 {
-    return database->records;
-}
-
-int64_t
-database_bytes(const struct database *database)
-{
-    return database->bytes;
+    return database->stock;
 }
 
 const char *

@@ -30,9 +30,13 @@ const char *database_message(const struct database *database);
 enum err database_begin(struct database *database) MUST_CHECK;
 enum err database_end(struct database *database, enum err err) MUST_CHECK;
 /* A key that is there already is fine. */
-enum err database_insert(struct database *database, struct slice key, struct slice body) MUST_CHECK;
+enum err database_insert(struct database *database, struct slice key, struct slice body,
+                         double added_at) MUST_CHECK;
 /* A row that is not there is fine. */
 enum err database_delete(struct database *database, int64_t row) MUST_CHECK;
+/* Up to max of the oldest rows after `after_row`. */
+enum err database_trim(struct database *database, int64_t after_row, size_t max,
+                       size_t *dropped) MUST_CHECK;
 /* Moves a row to the table `dead`; ERR_MISSING. */
 enum err database_bury(struct database *database, int64_t row, int status, struct slice answer,
                        double buried_at) MUST_CHECK;
@@ -45,9 +49,21 @@ typedef enum err database_row_fn(void *context, int64_t row, struct slice key, s
 enum err database_read(struct database *database, int64_t after_row, size_t max,
                        database_row_fn *row_fn, void *context) MUST_CHECK;
 
-/* As of the last transaction: records that wait, and bytes in use for everything. */
-int64_t database_records(const struct database *database);
-int64_t database_bytes(const struct database *database);
+/* Moves up to max records and as many dead letters of another database into this one; *more: ask
+ * again.  What both have is once in the end. */
+enum err database_absorb(struct database *database, struct database *source, size_t max,
+                         bool *more) MUST_CHECK;
+
+struct database_stock {
+    int64_t records;  /* that wait */
+    int64_t dead;     /* that the backend refused */
+    int64_t bytes;    /* in use for everything */
+    double oldest_at; /* when the first record that waits was added; 0: none waits */
+};
+/* As of the last transaction of ours, or of the last database_look. */
+struct database_stock database_stock(const struct database *database);
+/* Takes stock anew where another process has written (an administrator's command). */
+void database_look(struct database *database);
 const char *database_library_version(void);
 
 #endif

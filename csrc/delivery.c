@@ -2,6 +2,7 @@
 
 #include <signal.h>
 #include <stdio.h>
+#include <string.h>
 
 #include "clock.h"
 #include "delivery_state.h"
@@ -9,6 +10,10 @@
 
 /* After the database failed. */
 #define STORE_RETRY_MS 1000
+/* How soon what an administrator's command or a dead process left is noticed. */
+#define LOOK_MS 2000
+/* Between two lines about records that are dropped. */
+#define DROP_NOTICE_MS 60000
 
 /* ---- the spool thread ---- */
 
@@ -25,7 +30,7 @@ store_worked(struct delivery *delivery, enum err err)
         event_notice(delivery->outbox, err ? NOTICE_ERROR : NOTICE_WARNING, "Activity spool %s: %s",
                      spool_place(delivery->spool), message);
     }
-    delivery->store_failed = err != ERR_OK;
+    delivery->store_failed = delivery->store_failed || err != ERR_OK;
     return !err;
 }
 
@@ -69,7 +74,7 @@ static void
 feed(struct delivery *delivery)
 {
     struct spool_record records[DELIVERY_WINDOW];
-    size_t room = DELIVERY_WINDOW - delivery->window;
+    size_t room = DELIVERY_WINDOW - delivery->window - delivery->accepted_count;
     /* Half a window at a time: one query for many records instead of one for each that was settled.
      */
     if (room < DELIVERY_WINDOW / 2 || atomic_load(&delivery->stopping)) {
@@ -92,6 +97,22 @@ feed(struct delivery *delivery)
     }
 }
 
+/* With ACTIVITY_ON_FULL=drop. */
+static void
+trim(struct delivery *delivery)
+{
+    size_t dropped = 0;
+    store_worked(delivery, spool_trim(delivery->spool, delivery->cursor, &dropped));
+    stats_add(delivery->stats, STATS_records_dropped, dropped);
+    if (dropped > 0 && clock_now_ms() >= delivery->drop_notice_ms) {
+        delivery->drop_notice_ms = clock_now_ms() + DROP_NOTICE_MS;
+        event_notice(delivery->outbox, NOTICE_ERROR,
+                     "Activity spool %s is full: the oldest records are dropped, %llu so far",
+                     spool_place(delivery->spool),
+                     (unsigned long long)stats_get(delivery->stats, STATS_records_dropped));
+    }
+}
+
 static void
 move(struct delivery *delivery)
 {
@@ -100,11 +121,43 @@ move(struct delivery *delivery)
     delivery->move_due_ms = CLOCK_NEVER;
     /* Cleared before the move: a record that is appended meanwhile asks anew. */
     atomic_store(&delivery->move_asked, false);
+    bool worked = store_worked(delivery, spool_move(delivery->spool, &moved));
+    /* Reading works also where writing does not: only a move ends the failure. */
+    delivery->store_failed = delivery->store_failed && !worked;
+    trim(delivery);
     /* A spool that takes nothing is looked at again and again: no append would ask for it. */
-    if (!store_worked(delivery, spool_move(delivery->spool, &moved))
-        || !spool_is_healthy(delivery->spool)) {
+    if (!worked || !spool_is_healthy(delivery->spool)) {
         delivery->move_due_ms = delivery->last_move_ms + STORE_RETRY_MS;
     }
+    else if (spool_has_more(delivery->spool)) {
+        delivery->move_due_ms = delivery->last_move_ms;
+    }
+}
+
+/* What was accepted stays in the window until it is gone from the database, or a disk that takes no
+ * writes would have it posted again and again. */
+static void
+delete_accepted(struct delivery *delivery)
+{
+    if (delivery->accepted_count > 0
+        && store_worked(delivery, spool_delete(delivery->spool, delivery->accepted,
+                                               delivery->accepted_count))) {
+        delivery->accepted_count = 0;
+    }
+}
+
+static void
+look(struct delivery *delivery)
+{
+    bool more = false;
+    spool_look(delivery->spool);
+    enum err err = spool_adopt(delivery->spool, &more);
+    const char *message = spool_message(delivery->spool);
+    if (message[0] != '\0') {
+        event_notice(delivery->outbox, err ? NOTICE_ERROR : NOTICE_WARNING, "Activity spool: %s",
+                     message);
+    }
+    delivery->look_due_ms = clock_now_ms() + (more ? 0 : LOOK_MS);
 }
 
 static void
@@ -125,54 +178,32 @@ flush_by_task(struct store_task *task)
 }
 
 static void
+bury(struct delivery *delivery, struct post *post)
+{
+    event_notice(delivery->outbox, NOTICE_ERROR,
+                 "The backend refuses activity record %s for good (%d); it is kept apart, see "
+                 "`mitm-forwarder spool`",
+                 post->record.key, post->call.status);
+    stats_add(delivery->stats, STATS_records_buried, 1);
+    store_worked(delivery, spool_bury(delivery->spool, post->record.row, post->call.status,
+                                      buf_string(&post->call.answer)));
+}
+
+static void
 settle_by_task(struct store_task *task)
 {
     struct post *post = CONTAINER_OF(task, struct post, settle);
     struct delivery *delivery = post->delivery;
-    enum err err;
     delivery->window--;
     if (post->fate == POST_BURIED) {
-        event_notice(
-            delivery->outbox, NOTICE_ERROR,
-            "The backend refuses activity record %s for good (%d); it is kept apart in the spool",
-            post->record.key, post->call.status);
-        err = spool_bury(delivery->spool, post->record.row, post->call.status,
-                         buf_string(&post->call.answer));
-        stats_add(delivery->stats, STATS_records_buried, 1);
+        bury(delivery, post);
     }
     else {
-        err = spool_delete(delivery->spool, &post->record.row, 1);
+        assert(delivery->accepted_count < DELIVERY_WINDOW);
         stats_add(delivery->stats, STATS_records_delivered, 1);
+        delivery->accepted[delivery->accepted_count++] = post->record.row;
     }
-    store_worked(delivery, err);
     delivery_post_destroy(post);
-}
-
-/* Takes the delivered ones of a burst together: one transaction instead of one each. */
-static void
-settle_delivered(struct delivery *delivery, struct list *tasks)
-{
-    int64_t rows[DELIVERY_WINDOW];
-    size_t count = 0;
-    LIST_FOR_EACH_SAFE(link, after, tasks)
-    {
-        struct store_task *task =
-            CONTAINER_OF(LIST_ENTRY(link, struct mail, link), struct store_task, mail);
-        if (task->run != settle_by_task || count == COUNT_OF(rows)) {
-            continue;
-        }
-        struct post *post = CONTAINER_OF(task, struct post, settle);
-        if (post->fate == POST_DELIVERED) {
-            link_remove(link);
-            rows[count++] = post->record.row;
-            delivery_post_destroy(post);
-        }
-    }
-    if (count > 0) {
-        delivery->window -= count;
-        stats_add(delivery->stats, STATS_records_delivered, count);
-        store_worked(delivery, spool_delete(delivery->spool, rows, count));
-    }
 }
 
 static void
@@ -181,12 +212,13 @@ run_store_tasks(struct delivery *delivery)
     struct list tasks;
     list_init(&tasks);
     mailbox_take_all(&delivery->inbox, &tasks);
-    settle_delivered(delivery, &tasks);
     for (struct link *link; (link = list_take_front(&tasks)) != NULL;) {
         struct store_task *task =
             CONTAINER_OF(LIST_ENTRY(link, struct mail, link), struct store_task, mail);
         task->run(task);
     }
+    /* Those of a burst together: one transaction instead of one each. */
+    delete_accepted(delivery);
 }
 
 static void
@@ -203,11 +235,24 @@ tell_when_flushed(struct delivery *delivery)
 static int
 wait_ms(const struct delivery *delivery)
 {
-    if (delivery->move_due_ms == CLOCK_NEVER) {
-        return -1;
-    }
-    int64_t left_ms = delivery->move_due_ms - clock_now_ms();
+    int64_t due_ms = delivery->move_due_ms < delivery->look_due_ms ? delivery->move_due_ms
+                                                                   : delivery->look_due_ms;
+    int64_t left_ms = due_ms - clock_now_ms();
     return left_ms > 0 ? (int)left_ms : 0;
+}
+
+/* Of a spool in memory nothing is left after this. */
+static void
+tell_of_loss(struct delivery *delivery)
+{
+    int64_t depth = spool_depth(delivery->spool);
+    if (depth > 0 && strcmp(spool_place(delivery->spool), "memory") == 0) {
+        stats_add(delivery->stats, STATS_records_dropped, (uint64_t)depth);
+        event_notice(delivery->outbox, NOTICE_ERROR,
+                     "%lld activity records were not delivered and are lost: ACTIVITY_SPOOL_DIR is "
+                     "empty",
+                     (long long)depth);
+    }
 }
 
 static void *
@@ -220,12 +265,16 @@ delivery_main(void *context)
         if (delivery->move_due_ms <= clock_now_ms()) {
             move(delivery);
         }
+        if (delivery->look_due_ms <= clock_now_ms()) {
+            look(delivery);
+        }
         feed(delivery);
         tell_when_flushed(delivery);
     }
     mailbox_close(&delivery->inbox);
     run_store_tasks(delivery);
     move(delivery);
+    tell_of_loss(delivery);
     return NULL;
 }
 
@@ -322,16 +371,10 @@ delivery_is_healthy(struct delivery *delivery)
     return spool_is_healthy(delivery->spool);
 }
 
-int64_t
-delivery_depth(struct delivery *delivery)
+struct spool *
+delivery_spool(struct delivery *delivery)
 {
-    return spool_depth(delivery->spool);
-}
-
-const char *
-delivery_place(const struct delivery *delivery)
-{
-    return spool_place(delivery->spool);
+    return delivery->spool;
 }
 
 void
@@ -363,11 +406,17 @@ delivery_stop(struct delivery *delivery)
     struct store_task wake = {.run = nothing};
     link_init(&wake.mail.link);
     atomic_store(&delivery->stopping, true);
+    /* Refused when the thread has seen `stopping` by itself. */
     bool woken = mailbox_post(&delivery->inbox, &wake.mail);
-    assert(woken);
     (void)woken;
     pthread_join(delivery->thread, NULL);
     delivery->started = false;
+    if (spool_is_in_memory(delivery->spool) && spool_depth(delivery->spool) > 0) {
+        event_notice(delivery->outbox, NOTICE_ERROR,
+                     "%lld activity records are lost: ACTIVITY_SPOOL_DIR is empty, so they were in "
+                     "memory only",
+                     (long long)spool_depth(delivery->spool));
+    }
 }
 
 void

@@ -40,11 +40,9 @@ delivery_append(struct delivery *delivery, const char key[SPOOL_KEY_LEN],
                 struct slice body) MUST_CHECK;
 bool
 delivery_is_healthy(struct delivery *delivery);
-int64_t
-delivery_depth(struct delivery *delivery);
-/* "…/0", or "memory"; borrowed. */
-const char *
-delivery_place(const struct delivery *delivery);
+/* For its numbers and its place; borrowed. */
+struct spool *
+delivery_spool(struct delivery *delivery);
 /* The system token changed: what was paused may go on.  The reactor thread. */
 void
 delivery_resume(struct delivery *delivery);

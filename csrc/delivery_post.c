@@ -5,7 +5,8 @@
 #include "delivery_state.h"
 #include "mem.h"
 
-#define ANSWER_MAX 4096
+/* Read so that the connection can be used again; of a longer one only the beginning counts. */
+#define ANSWER_MAX (64 * 1024)
 
 static void
 send_ready(struct delivery *delivery);
@@ -30,11 +31,23 @@ settle(struct post *post, enum post_fate fate)
     }
 }
 
+/* Never sooner than what an earlier answer has asked for. */
 static void
 hold_back(struct delivery *delivery, int64_t wait_ms)
 {
+    int64_t not_before_ms = clock_now_ms() + wait_ms;
     delivery->failures++;
-    delivery->not_before_ms = clock_now_ms() + wait_ms;
+    delivery->round++;
+    if (not_before_ms > delivery->not_before_ms) {
+        delivery->not_before_ms = not_before_ms;
+    }
+}
+
+/* Eight posts that fail together are one failure. */
+static bool
+is_news(const struct post *post)
+{
+    return post->round == post->delivery->round;
 }
 
 static void
@@ -54,6 +67,10 @@ static void
 retry(struct post *post)
 {
     struct delivery *delivery = post->delivery;
+    stats_add(delivery->stats, STATS_records_retried, 1);
+    if (!is_news(post) && post->call.retry_after_ms < 0) {
+        return;
+    }
     int64_t wait_ms = activity_backoff_ms(delivery->failures, post->call.retry_after_ms);
     if (delivery->failures == 0) {
         event_notice(delivery->outbox, NOTICE_WARNING,
@@ -62,7 +79,22 @@ retry(struct post *post)
                                         : "the backend answered with an error");
     }
     hold_back(delivery, wait_ms);
-    stats_add(delivery->stats, STATS_records_retried, 1);
+}
+
+/* An answer to what was sent before the last failure does not end what that has asked for. */
+static void
+note_success(struct post *post)
+{
+    struct delivery *delivery = post->delivery;
+    if (!is_news(post)) {
+        return;
+    }
+    if (delivery->failures > 0) {
+        event_notice(delivery->outbox, NOTICE_INFO, "Activity delivery goes on");
+    }
+    delivery->failures = 0;
+    delivery->paused_status = 0;
+    delivery->not_before_ms = 0;
 }
 
 static void
@@ -77,15 +109,11 @@ posted(struct http_call *call)
     }
     switch (activity_fate(call->failure ? 0 : call->status)) {
     case ACTIVITY_DELIVERED:
-        if (delivery->failures > 0) {
-            event_notice(delivery->outbox, NOTICE_INFO, "Activity delivery goes on");
-        }
-        delivery->failures = 0;
-        delivery->paused_status = 0;
-        delivery->not_before_ms = 0;
+        note_success(post);
         settle(post, POST_DELIVERED);
         break;
     case ACTIVITY_BURY:
+        note_success(post); /* the backend works; it is the record */
         settle(post, POST_BURIED);
         break;
     case ACTIVITY_PAUSE:
@@ -106,6 +134,7 @@ send_one(struct post *post)
 {
     struct delivery *delivery = post->delivery;
     http_call_fini(&post->call);
+    post->round = delivery->round;
     post->call = (struct http_call){
         .method = HTTP_POST,
         .url = delivery->url,
@@ -114,6 +143,7 @@ send_one(struct post *post)
         .body = {post->record.body, post->record.body_len},
         .timeout_ms = delivery->timeout_ms,
         .max_body = ANSWER_MAX,
+        .cuts_body = true,
         .done = posted,
     };
     return http_start(reactor_http(delivery->reactor), &post->call);

@@ -30,6 +30,7 @@ struct post {
     struct spool_record record;
     struct http_call call;
     enum post_fate fate;
+    unsigned round; /* the delivery's, when it was sent */
 };
 
 struct delivery {
@@ -57,13 +58,18 @@ struct delivery {
     int64_t move_due_ms; /* CLOCK_NEVER: nothing to move */
     int64_t cursor;      /* rows up to this one are in the window, or were */
     size_t window;       /* posts that are out */
+    int64_t look_due_ms; /* at what others left or wrote */
+    int64_t accepted[DELIVERY_WINDOW]; /* rows still to be deleted */
+    size_t accepted_count;
     bool flushing;
     bool store_failed; /* said so already */
+    int64_t drop_notice_ms; /* not said again before */
 
     /* the reactor's */
     struct list ready;
     size_t in_flight;
     unsigned failures; /* in a row, of the delivery as a whole */
+    unsigned round;    /* a failure ends one: what was sent in an earlier one says nothing new */
     int64_t not_before_ms;
     int paused_status; /* said so already; 0 when not paused */
     struct reactor_timer timer;

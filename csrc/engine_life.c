@@ -7,6 +7,7 @@
 
 /* Tokens whose user is remembered. */
 #define TOKEN_CACHE_ENTRIES 10000
+#define LEASES_MAX 10000
 /* Calls to the backend beside one lookup for each permit: the posts of the activity log and the
  * rule list. */
 #define EXTRA_CONNECTIONS (DELIVERY_IN_FLIGHT + 2)
@@ -97,6 +98,9 @@ create_state(struct engine *engine, const struct engine_config *config,
     if (!err) {
         err = token_cache_create(TOKEN_CACHE_ENTRIES, &engine->users);
     }
+    if (!err) {
+        err = leases_create(LEASES_MAX, &engine->leases);
+    }
     return err;
 }
 
@@ -113,6 +117,7 @@ engine_create(const struct engine_config *config, struct engine **out,
     stats_init(&engine->stats);
     permits_init(&engine->permits, config->max_concurrent);
     list_init(&engine->waiting_for_rules);
+    list_init(&engine->live);
     list_init(&engine->decided);
     list_init(&engine->notices);
     buf_init(&engine->authorization, TOKEN_MAX + sizeof "Bearer ");
@@ -142,6 +147,10 @@ engine_create(const struct engine_config *config, struct engine **out,
 enum err
 engine_start(struct engine *engine)
 {
+    if (engine_is_forked(engine) || engine->started) {
+        return ERR_CLOSED;
+    }
+    engine->started = true;
     enum err err = reactor_start(engine->reactor);
     if (!err) {
         err = delivery_start(engine->delivery);
@@ -165,8 +174,8 @@ engine_stop(struct engine *engine, int timeout_ms)
         return;
     }
     /* refuse */
-    engine->refusing = true;
-    engine_expire_at(engine, CLOCK_NEVER, REASON_shutting_down, REASON_shutting_down);
+    engine_give_up(engine);
+    engine->started = true; /* no more */
     /* flush */
     delivery_flush(engine->delivery, timeout_ms);
     /* halt */
@@ -178,6 +187,9 @@ engine_stop(struct engine *engine, int timeout_ms)
     reactor_destroy(engine->reactor);
     engine->reactor = NULL;
     engine_drain(engine);
+    /* The spool's slot is free for whoever comes next, however long requests of ours still live. */
+    delivery_destroy(engine->delivery);
+    engine->delivery = NULL;
 }
 
 void
@@ -199,6 +211,7 @@ engine_destroy(struct engine *engine)
     rules_scratch_destroy(engine->scratch);
     token_cache_destroy(engine->users);
     targets_fini(&engine->targets);
+    leases_destroy(engine->leases);
     token_fini(&engine->default_token);
     buf_fini_secret(&engine->authorization);
     mailbox_fini(&engine->outbox);
@@ -237,6 +250,9 @@ replace_authorization(struct reactor_task *task)
 enum err
 engine_set_secrets(struct engine *engine, const char *system_token, const char *default_user_jwt)
 {
+    if (engine_is_forked(engine) || engine->reactor == NULL) {
+        return ERR_CLOSED;
+    }
     enum err err = set_token(&engine->default_token, default_user_jwt);
     if (err) {
         return err;
@@ -263,7 +279,9 @@ engine_set_secrets(struct engine *engine, const char *system_token, const char *
 void
 engine_refresh(struct engine *engine)
 {
-    refresh_ask(engine->refresh);
+    if (!engine_is_forked(engine) && engine->reactor != NULL) {
+        refresh_ask(engine->refresh);
+    }
 }
 
 int
@@ -303,13 +321,21 @@ void
 engine_gauges(struct engine *engine, struct engine_gauges *out)
 {
     *out = (struct engine_gauges){
+        .running = engine->live_count,
         .permits_held = engine->permits.held,
         .permits_waiting = engine->permits.queued,
         .rules = engine->rules != NULL ? rules_count(engine->rules) : 0,
         .rules_age_ms = engine->rules != NULL ? clock_now_ms() - engine->rules_confirmed_ms : -1,
-        .spool_depth = delivery_depth(engine->delivery),
-        .spool_place = delivery_place(engine->delivery),
+        .spool_place = "closed",
     };
+    if (engine->delivery != NULL) {
+        struct spool *spool = delivery_spool(engine->delivery);
+        out->spool_depth = spool_depth(spool);
+        out->spool_dead = spool_dead(spool);
+        out->spool_bytes = spool_bytes(spool);
+        out->spool_age_ms = spool_oldest_age_ms(spool);
+        out->spool_place = spool_place(spool);
+    }
 }
 
 uint64_t

@@ -1,5 +1,5 @@
-/* The engine's inside, for engine.c (the life of a request) and engine_life.c (the life of the
- * engine) only.
+/* The engine's inside, for engine.c (the life of a request), engine_lookup.c (its upstream proxy)
+ * and engine_life.c (the life of the engine) only.
  *
  * The engine owns all of it.
  *
@@ -11,6 +11,7 @@
 
 #include "delivery.h"
 #include "engine.h"
+#include "leases.h"
 #include "lookup.h"
 #include "permits.h"
 #include "refresh.h"
@@ -29,7 +30,7 @@ struct engine {
     int64_t max_stale_ms;
     unsigned proxy_retries;
 
-    struct reactor *reactor;
+    struct reactor *reactor; /* NULL once stopped: nothing can be asked any more */
     struct lookup_service lookups;
     struct refresh *refresh;
     struct delivery *delivery;
@@ -43,11 +44,15 @@ struct engine {
     bool rules_attempted; /* the first fetch has ended, well or badly */
 
     struct token_cache *users;
+    struct leases *leases;
     struct permits permits;
     struct list waiting_for_rules;
+    struct list live; /* all that have not ended */
+    size_t live_count;
     struct list decided; /* to be taken by the binding */
     struct list notices; /* likewise */
     bool refusing;
+    bool started;
 };
 
 static inline bool
@@ -55,6 +60,20 @@ engine_is_forked(const struct engine *engine)
 {
     return engine->owner != getpid();
 }
+
+/* The detail may be NULL: then what is written there already stays.  The request joins the decided
+ * ones; a caller that is still there takes it out again. */
+void
+engine_decide(struct engine *engine, struct request *request, enum reason reason,
+              const char *detail);
+/* By a lease or the backend. */
+void
+engine_look_up(struct engine *engine, struct request *request);
+void
+engine_lookup_answered(struct engine *engine, struct lookup *lookup);
+/* What the request was routed by is of no use. */
+void
+engine_drop_lease(struct engine *engine, struct request *request);
 
 /* Decides all who wait for a permit or the first rules until now_ms. */
 void

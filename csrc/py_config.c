@@ -87,6 +87,7 @@ static int
 read_numbers(struct engine_config *config, PyObject *object)
 {
     int64_t timeout_ms, connect_ms, queue_ms, concurrent, retries, max_bytes, require, forward;
+    int64_t drops;
     int64_t deny_private, deny_literals;
     if (config_milliseconds(object, "blacklist_refresh_seconds", &config->refresh_ms) < 0
         || config_milliseconds(object, "blacklist_max_stale_seconds", &config->max_stale_ms) < 0
@@ -95,6 +96,7 @@ read_numbers(struct engine_config *config, PyObject *object)
         || config_milliseconds(object, "queue_timeout", &queue_ms) < 0
         || config_integer(object, "blacklist_max_bytes", &max_bytes) < 0
         || config_integer(object, "activity_spool_max_bytes", &config->spool.max_bytes) < 0
+        || config_integer(object, "activity_drops_oldest", &drops) < 0
         || config_integer(object, "max_concurrent_requests", &concurrent) < 0
         || config_integer(object, "proxy_retries", &retries) < 0
         || config_integer(object, "require_user_jwt", &require) < 0
@@ -109,6 +111,7 @@ read_numbers(struct engine_config *config, PyObject *object)
     config->blacklist_max_bytes = (size_t)max_bytes;
     config->max_concurrent = (size_t)concurrent;
     config->proxy_retries = (unsigned)retries;
+    config->spool.drops_when_full = drops != 0;
     config->require_user_jwt = require != 0;
     config->forward_authorization = forward != 0;
     config->deny_private_targets = deny_private != 0;

@@ -53,13 +53,33 @@ static void
 log_notices(struct py_engine *self)
 {
     for (struct notice *notice; (notice = engine_take_notice(self->engine)) != NULL;) {
-        PyObject *result = PyObject_CallFunction(self->log, "is", (int)notice->level, notice->text);
+        PyObject *result =
+            PyObject_CallFunction(self->log, "iN", (int)notice->level, py_text(notice->text));
         engine_notice_destroy(notice);
         if (result == NULL) {
             PyErr_WriteUnraisable((PyObject *)self);
         }
         Py_XDECREF(result);
     }
+}
+
+/* The loop holds the handle, which holds the engine: without this a stopped engine would stay until
+ * the timer fires. */
+static void
+cancel_expiry(struct py_engine *self)
+{
+    PyObject *handle = self->expiry_handle;
+    self->expiry_handle = NULL;
+    self->expiry_ms = CLOCK_NEVER;
+    if (handle == NULL) {
+        return;
+    }
+    PyObject *result = py_call(self->state, handle, NAME_cancel);
+    if (result == NULL) {
+        PyErr_WriteUnraisable((PyObject *)self);
+    }
+    Py_XDECREF(result);
+    Py_DECREF(handle);
 }
 
 /* Makes sure that `expire` runs when the next one of those who wait has waited long enough. */
@@ -79,7 +99,8 @@ arm_expiry(struct py_engine *self)
     if (handle == NULL) {
         return -1;
     }
-    Py_DECREF(handle);
+    cancel_expiry(self);
+    self->expiry_handle = handle;
     self->expiry_ms = next_ms;
     return 0;
 }
@@ -155,7 +176,9 @@ engine_py_begin(PyObject *object, PyObject *flow)
         goto out;
     }
     /* The user token must be off the flow before anything can fail, and whatever was decided. */
-    if (flow_strip(self, &reading, request_takes_authorization(request->request)) < 0
+    if (flow_strip(self, &reading, request_takes_authorization(request->request),
+                   request_token_to_hide(request->request))
+            < 0
         || py_set(self->state, flow, NAME__forwarder, (PyObject *)request) < 0) {
         engine_finish(self->engine, request->request);
         goto out;
@@ -224,9 +247,9 @@ engine_py_record(PyObject *object, PyObject *flow)
     if (flow_status(self, flow, &status) < 0) {
         return NULL;
     }
-    /* Into this engine's spool, also for a request of an earlier engine: that one delivers no more. */
-    return PyBool_FromLong(engine_record(self->engine, request->request, status)
-                           == ERR_OK);
+    /* Into this engine's spool, also for a request of an earlier engine: that one delivers no more.
+     */
+    return PyBool_FromLong(engine_record(self->engine, request->request, status) == ERR_OK);
 }
 
 static PyObject *
@@ -250,8 +273,8 @@ engine_py_finish(PyObject *object, PyObject *flow)
     if (proxy_id == NULL) {
         return NULL;
     }
-    return Py_BuildValue("(ssiNLs)", request_method(request->request),
-                         request_loggable_url(request->request), status, proxy_id,
+    return Py_BuildValue("(NNiNLs)", py_text(request_method(request->request)),
+                         py_text(request_loggable_url(request->request)), status, proxy_id,
                          (long long)(clock_now_ms() - request_started_ms(request->request)),
                          request_id(request->request));
 }
@@ -279,6 +302,7 @@ static PyObject *
 engine_py_expire(PyObject *object, PyObject *Py_UNUSED(ignored))
 {
     struct py_engine *self = SELF(object);
+    Py_CLEAR(self->expiry_handle);
     self->expiry_ms = CLOCK_NEVER;
     engine_expire(self->engine);
     resolve_decided(self);
@@ -304,6 +328,21 @@ engine_py_refuse(PyObject *object, PyObject *Py_UNUSED(ignored))
 }
 
 static PyObject *
+engine_py_give_up(PyObject *object, PyObject *Py_UNUSED(ignored))
+{
+    engine_give_up(SELF(object)->engine);
+    resolve_decided(SELF(object));
+    return Py_NewRef(Py_None);
+}
+
+static PyObject *
+engine_py_record_unfinished(PyObject *object, PyObject *Py_UNUSED(ignored))
+{
+    engine_record_unfinished(SELF(object)->engine);
+    return Py_NewRef(Py_None);
+}
+
+static PyObject *
 engine_py_stop(PyObject *object, PyObject *args)
 {
     struct py_engine *self = SELF(object);
@@ -311,6 +350,7 @@ engine_py_stop(PyObject *object, PyObject *args)
     if (!PyArg_ParseTuple(args, "d:stop", &timeout)) {
         return NULL;
     }
+    cancel_expiry(self);
     PyThreadState *thread = PyEval_SaveThread();
     engine_stop(self->engine, timeout > 0 ? (int)(timeout * 1000.0) : 0);
     PyEval_RestoreThread(thread);
@@ -374,6 +414,7 @@ engine_py_test(PyObject *object, PyObject *args)
     case ERR_MISSING:
         return PyErr_Format(PyExc_LookupError, "no rule set was loaded yet");
     case ERR_INVALID:
+    case ERR_LIMIT:
         return PyErr_Format(
             PyExc_ValueError,
             "this URL cannot be read without doubt; a request for it is answered 400");
@@ -395,10 +436,12 @@ engine_py_stats(PyObject *object, PyObject *Py_UNUSED(ignored))
     struct engine_gauges gauges;
     engine_gauges(self->engine, &gauges);
     PyObject *stats = Py_BuildValue(
-        "{snsnsnsLsLss}", "permits_held", (Py_ssize_t)gauges.permits_held, "permits_waiting",
-        (Py_ssize_t)gauges.permits_waiting, "rules", (Py_ssize_t)gauges.rules, "rules_age_ms",
-        (long long)gauges.rules_age_ms, "spool_depth", (long long)gauges.spool_depth, "spool_place",
-        gauges.spool_place);
+        "{snsnsnsnsLsLsLsLsLss}", "running", (Py_ssize_t)gauges.running, "permits_held",
+        (Py_ssize_t)gauges.permits_held, "permits_waiting", (Py_ssize_t)gauges.permits_waiting,
+        "rules", (Py_ssize_t)gauges.rules, "rules_age_ms", (long long)gauges.rules_age_ms,
+        "spool_depth", (long long)gauges.spool_depth, "spool_dead", (long long)gauges.spool_dead,
+        "spool_bytes", (long long)gauges.spool_bytes, "spool_age_ms",
+        (long long)gauges.spool_age_ms, "spool_place", gauges.spool_place);
     for (int i = 0; stats != NULL && i < STATS_COUNT; i++) {
         PyObject *value =
             PyLong_FromUnsignedLongLong(engine_counter(self->engine, (enum stats_counter)i));
@@ -414,21 +457,13 @@ engine_py_stats(PyObject *object, PyObject *Py_UNUSED(ignored))
 /* ---- Engine: making one ---- */
 
 static PyObject *
-new_weak_key_dictionary(void)
-{
-    PyObject *weakref = PyImport_ImportModule("weakref");
-    PyObject *result = weakref ? PyObject_CallMethod(weakref, "WeakKeyDictionary", NULL) : NULL;
-    Py_XDECREF(weakref);
-    return result;
-}
-
-static PyObject *
 engine_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
 {
-    static char *keywords[] = {"config", "loop", "server", "route", "answer", "log", NULL};
-    PyObject *config, *loop, *server, *route, *answer, *log;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O$OOOOO:Engine", keywords, &config, &loop,
-                                     &server, &route, &answer, &log)) {
+    static char *keywords[] = {"config", "loop", "server",  "route",
+                               "answer", "log",  "tunnels", NULL};
+    PyObject *config, *loop, *server, *route, *answer, *log, *tunnels;
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O$OOOOOO:Engine", keywords, &config, &loop,
+                                     &server, &route, &answer, &log, &tunnels)) {
         return NULL;
     }
     allocfunc allocate = (allocfunc)PyType_GetSlot(type, Py_tp_alloc);
@@ -443,12 +478,41 @@ engine_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
     self->route = Py_NewRef(route);
     self->answer = Py_NewRef(answer);
     self->log = Py_NewRef(log);
-    self->tunnels = new_weak_key_dictionary();
-    if (self->tunnels == NULL || py_create_engine(self, config) < 0) {
+    self->tunnels = Py_NewRef(tunnels);
+    if (py_create_engine(self, config) < 0) {
         Py_DECREF((PyObject *)self);
         return NULL;
     }
     return (PyObject *)self;
+}
+
+static int
+engine_traverse(PyObject *object, visitproc visit, void *arg)
+{
+    struct py_engine *self = SELF(object);
+    Py_VISIT(Py_TYPE(object));
+    Py_VISIT(self->loop);
+    Py_VISIT(self->server);
+    Py_VISIT(self->route);
+    Py_VISIT(self->answer);
+    Py_VISIT(self->log);
+    Py_VISIT(self->tunnels);
+    Py_VISIT(self->expiry_handle);
+    return 0;
+}
+
+static int
+engine_clear(PyObject *object)
+{
+    struct py_engine *self = SELF(object);
+    Py_CLEAR(self->loop);
+    Py_CLEAR(self->server);
+    Py_CLEAR(self->route);
+    Py_CLEAR(self->answer);
+    Py_CLEAR(self->log);
+    Py_CLEAR(self->tunnels);
+    Py_CLEAR(self->expiry_handle);
+    return 0;
 }
 
 static void
@@ -456,16 +520,13 @@ engine_dealloc(PyObject *object)
 {
     struct py_engine *self = SELF(object);
     PyTypeObject *type = Py_TYPE(object);
+    PyObject_GC_UnTrack(object);
     if (self->engine != NULL) {
         /* Nobody can be waiting: a waiting request keeps its engine alive. */
         engine_stop(self->engine, 0);
         engine_destroy(self->engine);
     }
-    PyObject *references[] = {self->loop,   self->server, self->route,
-                              self->answer, self->log,    self->tunnels};
-    for (size_t i = 0; i < COUNT_OF(references); i++) {
-        Py_XDECREF(references[i]);
-    }
+    (void)engine_clear(object);
     freefunc free_object = (freefunc)PyType_GetSlot(type, Py_tp_free);
     free_object(object);
     Py_DECREF(type);
@@ -506,6 +567,12 @@ static PyMethodDef engine_methods[] = {
      "milliseconds, request id) for the log, once."},
     {"refuse", engine_py_refuse, METH_NOARGS,
      "refuse($self, /)\n--\n\nFrom now on every new request is answered 503."},
+    {"give_up", engine_py_give_up, METH_NOARGS,
+     "give_up($self, /)\n--\n\nAnswers everybody who waits, for whatever, and every new request: "
+     "503."},
+    {"record_unfinished", engine_py_record_unfinished, METH_NOARGS,
+     "record_unfinished($self, /)\n--\n\nAt the end of the process: what still runs is recorded as "
+     "499."},
     {"stop", engine_py_stop, METH_VARARGS,
      "stop($self, timeout, /)\n--\n\nRefuses, sends what it can within timeout seconds, joins all "
      "threads.  Blocks, "
@@ -526,10 +593,13 @@ static PyMethodDef engine_methods[] = {
 };
 
 static PyType_Slot engine_slots[] = {
-    {Py_tp_doc, "Engine(config, *, loop, server, route, answer, log)\n--\n\nThe C core of one "
-                "gateway process."},
+    {Py_tp_doc,
+     "Engine(config, *, loop, server, route, answer, log, tunnels)\n--\n\nThe C core of one "
+     "gateway process."},
     {Py_tp_new, engine_new},
     {Py_tp_dealloc, engine_dealloc},
+    {Py_tp_traverse, engine_traverse},
+    {Py_tp_clear, engine_clear},
     {Py_tp_methods, engine_methods},
     {0, NULL},
 };
@@ -537,6 +607,6 @@ static PyType_Slot engine_slots[] = {
 PyType_Spec py_engine_spec = {
     .name = "mitm_forwarder._core.Engine",
     .basicsize = sizeof(struct py_engine),
-    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_IMMUTABLETYPE,
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_IMMUTABLETYPE,
     .slots = engine_slots,
 };

@@ -5,6 +5,7 @@ request_dealloc(PyObject *object)
 {
     struct py_request *self = (struct py_request *)object;
     PyTypeObject *type = Py_TYPE(object);
+    PyObject_GC_UnTrack(object);
     if (self->request != NULL) {
         engine_release(self->engine->engine, self->request);
     }
@@ -14,6 +15,27 @@ request_dealloc(PyObject *object)
     freefunc free_object = (freefunc)PyType_GetSlot(type, Py_tp_free);
     free_object(object);
     Py_DECREF(type);
+}
+
+static int
+request_traverse(PyObject *object, visitproc visit, void *arg)
+{
+    struct py_request *self = (struct py_request *)object;
+    Py_VISIT(Py_TYPE(object));
+    Py_VISIT((PyObject *)self->engine);
+    Py_VISIT(self->flow);
+    Py_VISIT(self->future);
+    return 0;
+}
+
+/* The engine stays until the end: the request is released into it. */
+static int
+request_clear(PyObject *object)
+{
+    struct py_request *self = (struct py_request *)object;
+    Py_CLEAR(self->flow);
+    Py_CLEAR(self->future);
+    return 0;
 }
 
 static PyObject *
@@ -70,6 +92,8 @@ static PyGetSetDef request_attributes[] = {
 static PyType_Slot request_slots[] = {
     {Py_tp_doc, "One request's ticket, kept on its flow; made by Engine.begin only."},
     {Py_tp_dealloc, request_dealloc},
+    {Py_tp_traverse, request_traverse},
+    {Py_tp_clear, request_clear},
     {Py_tp_getset, request_attributes},
     {0, NULL},
 };
@@ -77,6 +101,7 @@ static PyType_Slot request_slots[] = {
 PyType_Spec py_request_spec = {
     .name = "mitm_forwarder._core.Request",
     .basicsize = sizeof(struct py_request),
-    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_DISALLOW_INSTANTIATION | Py_TPFLAGS_IMMUTABLETYPE,
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_DISALLOW_INSTANTIATION
+             | Py_TPFLAGS_IMMUTABLETYPE,
     .slots = request_slots,
 };

@@ -5,7 +5,6 @@
 
 #include <errno.h>
 #include <fcntl.h>
-#include <stdarg.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <string.h>
@@ -15,10 +14,12 @@
 #include "io.h"
 #include "journal.h"
 #include "mem.h"
+#include "mover.h"
+#include "slot.h"
 
-#define SLOTS_MAX 1024
-#define BATCH_MAX 500
-#define PATH_SIZE_MAX 4096
+/* Of one spool_move, so that what an earlier process left does not hold up all else. */
+#define MOVE_BATCHES_MAX 20
+#define TRIM_BATCH 500
 /* Healthy again only when this much is free, so that one record more does not make it full at once.
  */
 #define ROOM_MIN 4096
@@ -26,46 +27,47 @@
 #define ANSWER_KEPT 1000
 
 static_assert(SPOOL_KEY_LEN == JOURNAL_KEY_LEN, "the journal keeps the spool's keys");
+static_assert(SPOOL_MESSAGE_SIZE == MOVER_LINE_SIZE && SPOOL_MESSAGE_SIZE == SLOT_MESSAGE_SIZE,
+              "messages are passed on");
+
+/* A slot whose process is dead, while what it holds becomes ours. */
+struct orphan {
+    struct slot slot; /* path is NULL: none */
+    struct leftovers journals;
+    struct database *database; /* NULL: not opened yet */
+};
 
 struct spool {
     int64_t max_bytes;
+    bool drops; /* the oldest, when full */
     struct journal journal;
     /* any thread */
     _Atomic int64_t journal_bytes, journal_records;   /* appended, not yet in the database */
     _Atomic int64_t database_bytes, database_records; /* as the spool thread last saw them */
-    atomic_bool refused; /* an append failed, and no room was seen since */
+    _Atomic int64_t dead_records, oldest_at_ms;       /* likewise; wall clock, 0: none waits */
+    atomic_bool refused;     /* an append failed, and no room was seen since */
+    atomic_bool disk_failed; /* it was the disk that refused */
+    atomic_bool behind;      /* an earlier process's journals are still to be moved */
 
     /* the spool thread's */
+    struct leftovers leftovers; /* of the slot's last process */
     struct journal_segment old; /* being moved; fd is -1 when there is none */
     struct database *database;
-    char *slot; /* directory; NULL in memory */
-    int lock_fd;
-    char message[SPOOL_MESSAGE_SIZE];
+    char *directory; /* NULL in memory, as is slot.path */
+    struct slot slot;
+    struct orphan orphan;
+    int next_orphan;    /* slots below were looked at in this round */
+    bool orphan_failed; /* said so already */
+    struct mover_line line;
 };
 
 /* ---- messages ---- */
 
-static void say(struct spool *spool, const char *format, ...) PRINTF_LIKE(2, 3);
-
-/* Adds a clause to the message. */
-static void
-say(struct spool *spool, const char *format, ...)
-{
-    va_list arguments;
-    size_t len = strlen(spool->message);
-    if (len > 0 && len + 2 < sizeof spool->message) {
-        memcpy(spool->message + len, "; ", 3);
-        len += 2;
-    }
-    va_start(arguments, format);
-    vsnprintf(spool->message + len, sizeof spool->message - len, format, arguments);
-    va_end(arguments);
-}
-
 static enum err
 failed(struct spool *spool, enum err err, const char *what, const char *path)
 {
-    say(spool, "cannot %s %s: %s", what, path, err == ERR_IO ? strerror(errno) : err_text(err));
+    mover_say(&spool->line, "cannot %s %s: %s", what, path,
+              err == ERR_IO ? strerror(errno) : err_text(err));
     return err;
 }
 
@@ -75,25 +77,11 @@ heard(struct spool *spool, enum err err)
 {
     const char *message = database_message(spool->database);
     if (message[0] != '\0') {
-        say(spool, "%s", message);
+        mover_say(&spool->line, "%s", message);
     }
     else if (err) {
-        say(spool, "%s", err_text(err));
+        mover_say(&spool->line, "%s", err_text(err));
     }
-    return err;
-}
-
-static enum err
-join_path(const char *directory, const char *name, char **out)
-{
-    struct buf path;
-    size_t len;
-    buf_init(&path, PATH_SIZE_MAX);
-    enum err err = buf_append_format(&path, "%s/%s", directory, name);
-    if (!err && (*out = buf_take(&path, &len)) == NULL) {
-        err = ERR_MEMORY;
-    }
-    buf_fini(&path);
     return err;
 }
 
@@ -105,15 +93,46 @@ bytes_used(struct spool *spool)
     return atomic_load(&spool->journal_bytes) + atomic_load(&spool->database_bytes);
 }
 
+/* Does the disk take bytes again?  A file can often be made where nothing can be written. */
+static bool
+disk_works(struct spool *spool)
+{
+    static const char bytes[ROOM_MIN];
+    char *path;
+    int fd;
+    if (spool->slot.path == NULL) {
+        return true;
+    }
+    if (slot_join_path(spool->slot.path, "probe", &path)) {
+        return false;
+    }
+    enum err err = io_open(path, O_WRONLY | O_CREAT | O_TRUNC, &fd);
+    if (!err) {
+        err = io_write(fd, bytes, sizeof bytes);
+        io_close(fd);
+        enum err unlinked = io_unlink(path);
+        err = err ? err : unlinked;
+    }
+    mem_free(path);
+    return !err;
+}
+
 /* After every change of the database. */
 static void
 take_stock(struct spool *spool)
 {
-    atomic_store(&spool->database_bytes, database_bytes(spool->database));
-    atomic_store(&spool->database_records, database_records(spool->database));
-    if (bytes_used(spool) + ROOM_MIN <= spool->max_bytes && !journal_is_sealed(&spool->journal)) {
-        atomic_store(&spool->refused, false);
+    struct database_stock stock = database_stock(spool->database);
+    atomic_store(&spool->database_bytes, stock.bytes);
+    atomic_store(&spool->database_records, stock.records);
+    atomic_store(&spool->dead_records, stock.dead);
+    atomic_store(&spool->oldest_at_ms, (int64_t)(stock.oldest_at * 1000.0));
+    if (!atomic_load(&spool->refused) || bytes_used(spool) + ROOM_MIN > spool->max_bytes
+        || journal_is_sealed(&spool->journal)
+        || (atomic_load(&spool->disk_failed) && !disk_works(spool))) {
+        return;
     }
+    atomic_store(&spool->disk_failed, false);
+    atomic_store(&spool->refused, false);
 }
 
 bool
@@ -126,7 +145,28 @@ int64_t
 spool_depth(struct spool *spool)
 {
     int64_t depth = atomic_load(&spool->journal_records) + atomic_load(&spool->database_records);
-    return depth > 0 ? depth : 0;
+    return (depth > 0 ? depth : 0) + atomic_load(&spool->behind);
+}
+
+int64_t
+spool_bytes(struct spool *spool)
+{
+    return bytes_used(spool);
+}
+
+int64_t
+spool_dead(struct spool *spool)
+{
+    return atomic_load(&spool->dead_records);
+}
+
+int64_t
+spool_oldest_age_ms(struct spool *spool)
+{
+    int64_t oldest_ms = atomic_load(&spool->oldest_at_ms);
+    /* A clock that was put back makes no record younger than new. */
+    int64_t age_ms = (int64_t)(clock_wall_seconds() * 1000.0) - oldest_ms;
+    return oldest_ms > 0 && age_ms > 0 ? age_ms : 0;
 }
 
 enum err
@@ -137,14 +177,15 @@ spool_append(struct spool *spool, const char key[SPOOL_KEY_LEN], struct slice bo
     atomic_fetch_add(&spool->journal_bytes, size);
     atomic_fetch_add(&spool->journal_records, 1);
     enum err err = ERR_LIMIT;
-    if (bytes_used(spool) <= spool->max_bytes &&
-        !(err = journal_append(&spool->journal, key, body))) {
+    if (bytes_used(spool) <= spool->max_bytes
+        && !(err = journal_append(&spool->journal, key, body))) {
         return ERR_OK;
     }
     atomic_fetch_sub(&spool->journal_records, 1);
     atomic_fetch_sub(&spool->journal_bytes, size);
     /* The other errors are this record's own. */
     if (err == ERR_LIMIT || err == ERR_IO) {
+        atomic_store(&spool->disk_failed, err == ERR_IO);
         atomic_store(&spool->refused, true);
     }
     return err;
@@ -152,71 +193,26 @@ spool_append(struct spool *spool, const char key[SPOOL_KEY_LEN], struct slice bo
 
 /* ---- moving ---- */
 
-/* Moves up to BATCH_MAX records in one transaction; *count is less at the end of the segment. */
 static enum err
-move_batch(struct spool *spool, struct journal_reader *reader, size_t *count)
+move_old(struct spool *spool, size_t *batches, size_t *moved)
 {
-    size_t done = 0;
-    struct journal_record record;
-    enum err err = database_begin(spool->database);
-    if (err) {
-        return heard(spool, err);
+    enum err err = ERR_OK;
+    if (spool->old.fd < 0 && !journal_is_idle(&spool->journal)
+        && (err = journal_rotate(&spool->journal, &spool->old))) {
+        return failed(spool, err, "begin a new journal in", spool_place(spool));
     }
-    enum err read_err = ERR_OK;
-    while (done < BATCH_MAX && !err && !(read_err = journal_read(reader, &record))) {
-        err = database_insert(spool->database, (struct slice){record.key, JOURNAL_KEY_LEN},
-                              record.body);
-        done++;
+    if (spool->old.fd < 0) {
+        return ERR_OK;
     }
-    if (!err && read_err && read_err != ERR_MISSING) {
-        err = failed(spool, read_err, "read", "the journal");
-    }
-    err = heard(spool, database_end(spool->database, err));
-    if (!err) {
-        *count = done;
-    }
-    return err;
-}
-
-static void
-report_damage(struct spool *spool, struct journal_segment *segment,
-              const struct journal_reader *reader)
-{
-    const char *path = segment->path != NULL ? segment->path : "the journal in memory";
-    if (reader->torn > 0 && !segment->sealed) {
-        say(spool, "dropped an unfinished record at the end of %s", path);
-    }
-    if (reader->corrupt > 0) {
-        segment->corrupt = true;
-        say(spool,
-            "passed over %lld bytes in %s that are no record; the file is kept beside it as "
-            ".corrupt",
-            (long long)reader->corrupt, path);
-    }
-}
-
-/* Moves what the segment holds, and removes it.  After a failure another call goes on where this
- * one stopped.  *moved counts the records that are in the database now, also on failure. */
-static enum err
-drain(struct spool *spool, struct journal_segment *segment, size_t *moved)
-{
-    struct journal_reader reader;
-    enum err err;
-    size_t count;
-    journal_reader_init(&reader, segment);
-    do {
-        err = move_batch(spool, &reader, &count);
-        if (!err) {
-            *moved += count;
-            segment->read_from = journal_reader_position(&reader);
-        }
-    } while (!err && count == BATCH_MAX);
-    if (!err) {
-        report_damage(spool, segment, &reader);
-    }
-    journal_reader_fini(&reader);
-    if (!err && (err = journal_segment_discard(segment))) {
-        err = failed(spool, err, "remove", segment->path);
+    size_t count = 0;
+    int64_t size = spool->old.size;
+    err = mover_drain(spool->database, &spool->old, batches, &count, &spool->line);
+    atomic_fetch_sub(&spool->journal_records, (int64_t)count);
+    atomic_fetch_sub(&spool->journal_bytes, spool->old.fd < 0 ? size : 0);
+    *moved += count;
+    if (err && spool->old.fd >= 0 && io_sync(spool->old.fd)) {
+        /* The database does not take them, so they have to be safe where they are. */
+        failed(spool, ERR_IO, "sync the journal in", spool_place(spool));
     }
     return err;
 }
@@ -224,19 +220,16 @@ drain(struct spool *spool, struct journal_segment *segment, size_t *moved)
 enum err
 spool_move(struct spool *spool, size_t *moved)
 {
-    size_t count = 0;
-    enum err err = ERR_OK;
-    spool->message[0] = '\0';
-    if (spool->old.fd < 0 && !journal_is_idle(&spool->journal) &&
-        (err = journal_rotate(&spool->journal, &spool->old))) {
-        err = failed(spool, err, "begin a new journal in", spool_place(spool));
-    }
-    if (spool->old.fd >= 0) {
-        int64_t size = spool->old.size;
-        err = drain(spool, &spool->old, &count);
-        atomic_fetch_sub(&spool->journal_records, (int64_t)count);
-        atomic_fetch_sub(&spool->journal_bytes, err ? 0 : size);
-    }
+    size_t count = 0, batches = MOVE_BATCHES_MAX;
+    int64_t bytes = spool->leftovers.bytes;
+    spool->line.text[0] = '\0';
+    enum err err =
+        leftovers_move(&spool->leftovers, spool->database, &batches, &count, &spool->line);
+    atomic_fetch_sub(&spool->journal_bytes, bytes - spool->leftovers.bytes);
+    atomic_store(&spool->behind, spool->leftovers.bytes > 0);
+    /* Also after a failure: a file that cannot be read must not hold up the new ones. */
+    enum err old_err = move_old(spool, &batches, &count);
+    err = err ? err : old_err;
     take_stock(spool);
     if (!err) {
         *moved = count;
@@ -244,83 +237,169 @@ spool_move(struct spool *spool, size_t *moved)
     return err;
 }
 
-/* Moves the journals that an earlier process left in a slot directory, ours or a dead one's, into
- * our database.  *next is a number that no segment there has. */
-static enum err
-recover(struct spool *spool, const char *directory, uint32_t *next)
+bool
+spool_has_more(const struct spool *spool)
 {
-    uint32_t *numbers;
-    size_t count, moved = 0;
-    enum err err = journal_list(directory, &numbers, &count);
-    if (err) {
-        return failed(spool, err, "read the directory", directory);
-    }
-    for (size_t i = 0; i < count && !err; i++) {
-        struct journal_segment segment;
-        if ((err = journal_segment_open(directory, numbers[i], &segment))) {
-            failed(spool, err, "open a journal in", directory);
-            break;
+    return leftovers_remain(&spool->leftovers) || spool->old.fd >= 0;
+}
+
+/* Begins well below the limit: what is appended meanwhile must find room. */
+enum err
+spool_trim(struct spool *spool, int64_t after_row, size_t *dropped)
+{
+    size_t count = TRIM_BATCH, total = 0;
+    enum err err = ERR_OK;
+    spool->line.text[0] = '\0';
+    while (spool->drops && !err && count > 0
+           && bytes_used(spool) > spool->max_bytes - spool->max_bytes / 8) {
+        if (!(err = database_begin(spool->database))) {
+            err = database_trim(spool->database, after_row, TRIM_BATCH, &count);
+            err = database_end(spool->database, err);
         }
-        err = drain(spool, &segment, &moved);
-        journal_segment_close(&segment);
+        heard(spool, err);
+        total += err ? 0 : count;
+        take_stock(spool);
     }
-    *next = count > 0 ? numbers[count - 1] + 1 : 0;
-    mem_free(numbers);
+    *dropped = total;
     return err;
 }
 
-/* ---- slots ---- */
-
-/* ERR_CLOSED when another process has it. */
-static enum err
-lock_slot(struct spool *spool, const char *slot)
+void
+spool_look(struct spool *spool)
 {
+    database_look(spool->database);
+    take_stock(spool);
+}
+
+/* ---- adopting ---- */
+
+static void
+orphan_let_go(struct orphan *orphan)
+{
+    database_destroy(orphan->database);
+    orphan->database = NULL;
+    leftovers_close(&orphan->journals);
+    slot_release(&orphan->slot);
+}
+
+/* The files of a database that is empty by now. */
+static enum err
+remove_database(const char *slot)
+{
+    static const char *const names[] = {"spool.db-wal", "spool.db-shm", "spool.db"};
+    enum err err = ERR_OK;
+    for (size_t i = 0; i < COUNT_OF(names) && !err; i++) {
+        char *path;
+        if (!(err = slot_join_path(slot, names[i], &path))) {
+            err = io_unlink(path);
+            mem_free(path);
+        }
+    }
+    return err;
+}
+
+/* ERR_MISSING where the slot has no database. */
+static enum err
+open_orphan_database(struct spool *spool)
+{
+    struct orphan *orphan = &spool->orphan;
+    char message[DATABASE_MESSAGE_SIZE] = "";
     char *path;
     int fd;
-    enum err err = io_make_directories(slot);
-    if (err || (err = join_path(slot, "lock", &path))) {
-        return failed(spool, err, "make the directory", slot);
+    enum err err = slot_join_path(orphan->slot.path, "spool.db", &path);
+    if (err) {
+        return err;
     }
-    if ((err = io_open(path, O_RDWR | O_CREAT, &fd))) {
-        failed(spool, err, "open", path);
-    }
-    else if ((err = io_lock(fd))) {
-        if (err != ERR_CLOSED) {
-            failed(spool, err, "lock", path);
-        }
-        io_close(fd);
+    if ((err = io_open(path, O_RDWR, &fd))) {
+        err = errno == ENOENT ? ERR_MISSING : err;
     }
     else {
-        spool->lock_fd = fd;
+        io_close(fd);
+        err = database_create(path, &orphan->database, message);
     }
     mem_free(path);
+    if (message[0] != '\0') {
+        mover_say(&spool->line, "%s", message);
+    }
     return err;
 }
 
-/* The lowest slot that nobody holds. */
 static enum err
-take_slot(struct spool *spool, const char *directory)
+begin_orphan(struct spool *spool)
 {
-    for (int number = 0; number < SLOTS_MAX; number++) {
-        char name[16];
-        char *slot;
-        snprintf(name, sizeof name, "%d", number);
-        enum err err = join_path(directory, name, &slot);
-        if (err) {
-            return failed(spool, err, "use", directory);
-        }
-        err = lock_slot(spool, slot);
-        if (!err) {
-            spool->slot = slot;
-            return ERR_OK;
-        }
-        mem_free(slot);
-        if (err != ERR_CLOSED) {
-            return err;
-        }
+    uint32_t next;
+    enum err err = slot_take_orphan(spool->directory, &spool->next_orphan, &spool->orphan.slot);
+    if (err) {
+        return err;
     }
-    say(spool, "all %d slots in %s are taken by running processes", SLOTS_MAX, directory);
-    return ERR_LIMIT;
+    if ((err = leftovers_open(spool->orphan.slot.path, &spool->orphan.journals, &next))) {
+        slot_release(&spool->orphan.slot);
+    }
+    return err;
+}
+
+/* One bounded step; *done when nothing is left in the slot. */
+static enum err
+adopt_step(struct spool *spool, bool *done)
+{
+    struct orphan *orphan = &spool->orphan;
+    size_t batches = 1, moved = 0;
+    bool more = false;
+    enum err err;
+    if (leftovers_remain(&orphan->journals)) {
+        return leftovers_move(&orphan->journals, spool->database, &batches, &moved, &spool->line);
+    }
+    if (orphan->database == NULL && (err = open_orphan_database(spool))) {
+        *done = err == ERR_MISSING;
+        return *done ? ERR_OK : err;
+    }
+    if ((err = database_absorb(spool->database, orphan->database, MOVER_BATCH, &more))) {
+        const char *message = database_message(orphan->database);
+        mover_say(&spool->line, "%s",
+                  message[0] != '\0' ? message : database_message(spool->database));
+        return err;
+    }
+    if (!more) {
+        *done = true;
+        database_destroy(orphan->database);
+        orphan->database = NULL;
+        err = remove_database(orphan->slot.path);
+    }
+    return err;
+}
+
+enum err
+spool_adopt(struct spool *spool, bool *more)
+{
+    enum err err = ERR_OK;
+    bool done = false;
+    spool->line.text[0] = '\0';
+    *more = false;
+    /* What is taken over must not fill us up. */
+    if (spool->directory == NULL || bytes_used(spool) > spool->max_bytes / 2) {
+        return ERR_OK;
+    }
+    if (spool->orphan.slot.path == NULL && (err = begin_orphan(spool)) == ERR_MISSING) {
+        spool->next_orphan = 0;
+        return ERR_OK;
+    }
+    if (!err) {
+        err = adopt_step(spool, &done);
+    }
+    if (err && spool->line.text[0] == '\0') {
+        failed(spool, err, "adopt a slot in", spool->directory);
+    }
+    if (err || done) {
+        orphan_let_go(&spool->orphan);
+    }
+    /* Looked at again and again, but reported once. */
+    if (err && spool->orphan_failed) {
+        spool->line.text[0] = '\0';
+    }
+    spool->orphan_failed = err != ERR_OK || (spool->orphan_failed && !done);
+    take_stock(spool);
+    *more = !err;
+    return err;
 }
 
 /* ---- life ---- */
@@ -331,14 +410,28 @@ open_database(struct spool *spool)
     char message[DATABASE_MESSAGE_SIZE];
     char *path = NULL;
     enum err err = ERR_OK;
-    if (spool->slot != NULL && (err = join_path(spool->slot, "spool.db", &path))) {
-        return failed(spool, err, "open the activity database in", spool->slot);
+    if (spool->slot.path != NULL && (err = slot_join_path(spool->slot.path, "spool.db", &path))) {
+        return failed(spool, err, "open the activity database in", spool->slot.path);
     }
     err = database_create(path, &spool->database, message);
     if (message[0] != '\0') {
-        say(spool, "%s", message);
+        mover_say(&spool->line, "%s", message);
     }
     mem_free(path);
+    return err;
+}
+
+/* The slot, and what is in it. */
+static enum err
+open_slot(struct spool *spool, const char *directory, uint32_t *next)
+{
+    if ((spool->directory = mem_string(directory)) == NULL) {
+        return failed(spool, ERR_MEMORY, "use", directory);
+    }
+    enum err err = slot_take(directory, &spool->slot, spool->line.text);
+    if (!err && (err = leftovers_open(spool->slot.path, &spool->leftovers, next))) {
+        failed(spool, err, "read the journals in", spool->slot.path);
+    }
     return err;
 }
 
@@ -348,15 +441,16 @@ open_all(struct spool *spool, const char *directory)
     uint32_t next = 0;
     enum err err = ERR_OK;
     if (directory != NULL && directory[0] != '\0') {
-        err = take_slot(spool, directory);
+        err = open_slot(spool, directory, &next);
     }
-    if (err || (err = open_database(spool)) ||
-        (spool->slot != NULL && (err = recover(spool, spool->slot, &next)))) {
+    if (err || (err = open_database(spool))) {
         return err;
     }
-    if ((err = journal_init(&spool->journal, spool->slot, next))) {
+    if ((err = journal_init(&spool->journal, spool->slot.path, next))) {
         return failed(spool, err, "begin a journal in", spool_place(spool));
     }
+    atomic_store(&spool->journal_bytes, spool->leftovers.bytes);
+    atomic_store(&spool->behind, spool->leftovers.bytes > 0);
     take_stock(spool);
     return ERR_OK;
 }
@@ -364,12 +458,12 @@ open_all(struct spool *spool, const char *directory)
 static void
 close_without_journal(struct spool *spool)
 {
+    orphan_let_go(&spool->orphan);
+    leftovers_close(&spool->leftovers);
     database_destroy(spool->database);
     /* Last: the slot is another's as soon as the lock is gone. */
-    if (spool->lock_fd >= 0) {
-        io_close(spool->lock_fd);
-    }
-    mem_free(spool->slot);
+    slot_release(&spool->slot);
+    mem_free(spool->directory);
     mem_free(spool);
 }
 
@@ -383,11 +477,11 @@ spool_create(const struct spool_config *config, struct spool **out,
         return ERR_MEMORY;
     }
     spool->max_bytes = config->max_bytes;
-    spool->old.fd = -1;
-    spool->lock_fd = -1;
+    spool->drops = config->drops_when_full;
+    spool->old.fd = spool->leftovers.segment.fd = spool->orphan.journals.segment.fd = -1;
     enum err err = open_all(spool, config->directory);
     if (err) {
-        memcpy(message, spool->message, sizeof spool->message);
+        memcpy(message, spool->line.text, sizeof spool->line.text);
         close_without_journal(spool);
         return err;
     }
@@ -435,7 +529,7 @@ spool_read(struct spool *spool, int64_t after_row, struct spool_record *records,
            size_t *count)
 {
     struct reading reading = {.records = records};
-    spool->message[0] = '\0';
+    spool->line.text[0] = '\0';
     enum err err = heard(spool, database_read(spool->database, after_row, max, take_row, &reading));
     if (err) {
         while (reading.count > 0) {
@@ -451,7 +545,7 @@ spool_read(struct spool *spool, int64_t after_row, struct spool_record *records,
 enum err
 spool_delete(struct spool *spool, const int64_t *rows, size_t count)
 {
-    spool->message[0] = '\0';
+    spool->line.text[0] = '\0';
     enum err err = database_begin(spool->database);
     if (!err) {
         for (size_t i = 0; i < count && !err; i++) {
@@ -468,7 +562,7 @@ enum err
 spool_bury(struct spool *spool, int64_t row, int status, const char *answer)
 {
     struct slice kept = {answer, strnlen(answer, ANSWER_KEPT)};
-    spool->message[0] = '\0';
+    spool->line.text[0] = '\0';
     enum err err = database_begin(spool->database);
     if (!err) {
         err = database_bury(spool->database, row, status, kept, clock_wall_seconds());
@@ -482,13 +576,19 @@ spool_bury(struct spool *spool, int64_t row, int status, const char *answer)
 const char *
 spool_message(const struct spool *spool)
 {
-    return spool->message;
+    return spool->line.text;
+}
+
+bool
+spool_is_in_memory(const struct spool *spool)
+{
+    return spool->slot.path == NULL;
 }
 
 const char *
 spool_place(const struct spool *spool)
 {
-    return spool->slot != NULL ? spool->slot : "memory";
+    return spool->slot.path != NULL ? spool->slot.path : "memory";
 }
 
 const char *

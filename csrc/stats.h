@@ -14,6 +14,7 @@
 #define STATS_COUNTERS(X)                                                        \
     X(requests, "requests that entered the gateway")                             \
     X(routed, "requests that were given an upstream proxy")                      \
+    X(leased, "requests decided by an answer that the backend lets be used again") \
     X(blocked, "requests refused by a blacklist rule")                           \
     X(unauthorized, "requests without a usable user token")                      \
     X(overloaded, "requests refused for want of a permit")                       \
@@ -28,6 +29,7 @@
     X(records_retried, "activity posts that must be repeated")                   \
     X(records_buried, "activity records the backend refused for good")           \
     X(records_refused, "records the spool could not take")                       \
+    X(records_dropped, "records given up: the oldest of a full spool, or the rest of one in memory") \
     X(permits_leaked, "permits given back by the destructor")
 
 enum stats_counter {

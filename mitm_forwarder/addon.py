@@ -22,6 +22,7 @@ from . import options
 from . import routes
 from . import socks
 from . import tunnels
+from . import turbo
 from .bridge import Bridge
 from .bridge import mask_secrets
 
@@ -38,6 +39,7 @@ class Forwarder:
     def __init__(self) -> None:
         self.bridge: Bridge | None = None
         self._running = False
+        self._cuts: list[str] = []
 
     # ---- life
 
@@ -76,6 +78,7 @@ class Forwarder:
             self.bridge = bridge  # requests that run go on
             return bridge.drain_and_stop()
         layers.use(None)
+        turbo.uninstall(self._cuts)
         bridge.stop()
         return None
 
@@ -86,6 +89,8 @@ class Forwarder:
         old = self.bridge
         try:
             config, secrets = options.load(ctx.options), options.Secrets()
+            if old is not None and config == old.config:
+                return  # mitmproxy takes back a refused option by setting the old value
             mask_secrets(secrets)
             bridge = Bridge(config, secrets)
         except (options.ConfigError, RuntimeError) as error:
@@ -96,6 +101,8 @@ class Forwarder:
             return
         self.bridge = bridge
         layers.use(bridge)
+        # Under the launcher all of these are in place already.
+        self._cuts = turbo.select(config.turbo, turbo.SAFE, self._cuts)
         if self._running:
             bridge.start()
         if old is not None:
@@ -194,7 +201,7 @@ def _enforce_options(config: options.Config) -> None:
     if config.require_user_jwt:
         wanted["block_global"] = False  # who may come in is the token's matter
     for name, value in wanted.items():
-        if getattr(ctx.options, name) != value:
+        if name in ctx.options and getattr(ctx.options, name) != value:
             if ctx.options._options[name].value is not optmanager.unset:
                 logger.warning(
                     f"{name} is set back to {value}: mitm-forwarder cannot work without."
@@ -210,11 +217,9 @@ def _is_onboarding(flow: http.HTTPFlow) -> bool:
 
 
 def _stream_upload(request: http.Request, threshold_bytes: int) -> None:
-    """A body that is large, or of unknown size, goes through without being kept."""
+    """A large body goes through without being kept; so does one of unknown size (streams.py)."""
     length = request.headers.get("content-length", "")
-    if "transfer-encoding" in request.headers or (
-        length.isdecimal() and int(length) > threshold_bytes
-    ):
+    if length.isdecimal() and int(length) > threshold_bytes:
         request.stream = True
 
 

@@ -19,6 +19,7 @@ from . import _core
 from . import errors
 from . import logs
 from . import options
+from .routes import TUNNEL_TOKENS
 from .routes import Route
 
 logger = logging.getLogger(__name__)
@@ -47,6 +48,7 @@ class Bridge:
         self.upstream_idle_timeout = config.upstream_idle_timeout
         self.max_connections = config.max_concurrent_requests
         self._secrets = secrets
+        self._rotated = False
         self._loop = asyncio.get_running_loop()
         self._secrets_check: asyncio.TimerHandle | None = None
         self._listeners: tuple[tuple[str, int], ...] = ()
@@ -58,6 +60,7 @@ class Bridge:
             route=Route,
             answer=self.answer,
             log=logger.log,
+            tunnels=TUNNEL_TOKENS,
         )
 
     def start(self) -> None:
@@ -74,19 +77,28 @@ class Bridge:
         self.engine.stop(timeout)
 
     async def drain_and_stop(self) -> None:
-        """Refuse what is new, let what runs come to its end, then stop; all within
-        SHUTDOWN_TIMEOUT.
+        """Refuse what is new, let what runs come to its end, answer who still waits, record who
+        never got an answer, then stop; all within SHUTDOWN_TIMEOUT.
         """
         deadline = time.monotonic() + self.config.shutdown_timeout
         self.engine.refuse()
+        # Half of the time is for the requests, the rest for their records.
+        if not await self._drain(self.config.shutdown_timeout / 2):
+            self.engine.give_up()
+            if not await self._drain(self.config.shutdown_timeout / 8):
+                logger.warning("Some requests are still running and will be cut off.")
+        self.engine.record_unfinished()
+        self.stop(max(0.0, deadline - time.monotonic()))
+
+    async def _drain(self, timeout: float) -> bool:
+        """Wait until every request has ended; False when `timeout` seconds were not enough."""
         self._drained = self._loop.create_future()
         self._note_drained()
         try:
-            # Half of the time is for the requests, the rest for their records.
-            await asyncio.wait_for(self._drained, self.config.shutdown_timeout / 2)
+            await asyncio.wait_for(self._drained, timeout)
         except TimeoutError:
-            logger.warning("Some requests are still running and will be cut off.")
-        self.stop(max(0.0, deadline - time.monotonic()))
+            return False
+        return True
 
     def answer(
         self, reason: str, request_id: str, method: str, detail: str | None
@@ -124,17 +136,17 @@ class Bridge:
 
     def _note_drained(self) -> None:
         waiting = self._drained
-        if waiting is not None and not waiting.done() and self.engine.stats()["permits_held"] == 0:
+        if waiting is not None and not waiting.done() and self.engine.stats()["running"] == 0:
             waiting.set_result(None)
 
     def _check_secrets(self) -> None:
         self._secrets_check = self._loop.call_later(SECRETS_CHECK_SECONDS, self._check_secrets)
         try:
-            changed = self._secrets.changed()
-        except options.ConfigError as error:
+            self._rotated = self._secrets.changed() or self._rotated
+            if self._rotated:
+                mask_secrets(self._secrets)
+                self.engine.set_secrets(self._secrets.system_token, self._secrets.default_user_jwt)
+                self._rotated = False
+                logger.info("Tokens were read anew.")
+        except (options.ConfigError, ValueError) as error:
             logger.error(f"{error} The token in use stays.")
-            return
-        if changed:
-            mask_secrets(self._secrets)
-            self.engine.set_secrets(self._secrets.system_token, self._secrets.default_user_jwt)
-            logger.info("Tokens were read anew.")

@@ -13,6 +13,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
+from mitm_forwarder import turbo
+
 TOKEN_MAX_BYTES = 8192
 
 
@@ -82,6 +84,12 @@ def _challenge(text: str) -> int:
     if text not in ("401", "407"):
         raise ValueError("not one of the two")
     return int(text)
+
+
+def _on_full(text: str) -> str:
+    if text not in ("reject", "drop"):
+        raise ValueError("not one of the two")
+    return text
 
 
 def _visible(text: str, but: str = "") -> None:
@@ -186,6 +194,16 @@ def _token(text: str) -> str:
     return bare
 
 
+def _turbo(text: str) -> frozenset[str]:
+    words = {"all": turbo.ALL, "safe": turbo.SAFE, "off": frozenset[str]()}
+    if text.lower() in words:
+        return words[text.lower()]
+    names = frozenset(name.strip() for name in text.split(","))
+    if unknown := names - turbo.ALL:
+        raise ValueError(f"there is no {min(unknown)!r}")
+    return names
+
+
 SECONDS = seconds(0.001, 86400)
 BOOLEAN = Kind("true or false (also 1/0, yes/no, y/n, on/off)", _boolean)
 ENDPOINT = Kind("a path such as /proxy, without query or fragment", _endpoint)
@@ -193,6 +211,7 @@ FILE = Kind("a file that this user can read", _file)
 DIRECTORY = Kind("a directory; it is made when missing", _directory)
 BASE_URL = Kind("http://HOST[:PORT][/PATH] or https://…", _base_url)
 CHALLENGE = Kind("401 or 407", _challenge)
+ON_FULL = Kind("reject or drop", _on_full)
 TARGETS = Kind(
     "hosts, *.domains or networks (10.0.0.0/8), separated by commas; a host may have a :port",
     _targets,
@@ -201,6 +220,7 @@ CLAIM_NAMES = Kind("claim names, separated by commas", _names)
 SPOOL_DIRECTORY = Kind(
     "a directory (made when missing), or empty for memory only", _spool_directory
 )
+TURBO = Kind(f"all, safe, off, or a list of {', '.join(turbo.MODULES)}", _turbo)
 TOKEN = Kind(
     f"visible ASCII characters without spaces, at most {TOKEN_MAX_BYTES}; "
     "'Bearer ' in front is taken off",

@@ -24,6 +24,7 @@ from typing import Protocol
 
 from dotenv.parser import parse_stream
 
+from mitm_forwarder import turbo
 from mitm_forwarder.kinds import BASE_URL
 from mitm_forwarder.kinds import BOOLEAN
 from mitm_forwarder.kinds import CHALLENGE
@@ -31,11 +32,13 @@ from mitm_forwarder.kinds import CLAIM_NAMES
 from mitm_forwarder.kinds import DIRECTORY
 from mitm_forwarder.kinds import ENDPOINT
 from mitm_forwarder.kinds import FILE
+from mitm_forwarder.kinds import ON_FULL
 from mitm_forwarder.kinds import SECONDS
 from mitm_forwarder.kinds import SPOOL_DIRECTORY
 from mitm_forwarder.kinds import TARGETS
 from mitm_forwarder.kinds import TOKEN
 from mitm_forwarder.kinds import TOKEN_MAX_BYTES
+from mitm_forwarder.kinds import TURBO
 from mitm_forwarder.kinds import Kind
 from mitm_forwarder.kinds import absolute_path
 from mitm_forwarder.kinds import count
@@ -182,6 +185,22 @@ class Config:
     activity_spool_max_bytes: int = _variable(
         size(1 << 20, 1 << 40), "1GiB", "how large the spool may grow"
     )
+    activity_on_full: str = _variable(
+        ON_FULL,
+        "reject",
+        "what happens when the spool is full: new requests are answered 503, or the oldest records"
+        " are dropped",
+    )
+    turbo: frozenset[str] | None = _variable(
+        TURBO,
+        None,
+        "cuts into mitmproxy's own cost (unset: all by mitm-forwarder run, safe with -s)",
+    )
+
+    @property
+    def activity_drops_oldest(self) -> bool:
+        """ACTIVITY_ON_FULL=drop."""
+        return self.activity_on_full == "drop"
 
     @property
     def proxy_url(self) -> str:
@@ -350,6 +369,18 @@ def load(
     if problems:
         raise ConfigError(problems)
     return Config(**values)
+
+
+def early_turbo() -> frozenset[str] | None:
+    """TURBO before mitmproxy's arguments are read: those cuts of it that are to be put in by then.
+    None when it is unset, or wrong, which `load` will say.
+    """
+    variable = next(row for row in VARIABLES if row.field == "turbo")
+    try:
+        wanted = _value(variable, _Sources(None, None, None), {})
+    except ConfigError:
+        return None
+    return None if wanted is None else frozenset(wanted & frozenset(turbo.EARLY))
 
 
 def _value(variable: Variable, sources: _Sources, values: Mapping[str, Any]) -> Any:

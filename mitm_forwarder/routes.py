@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import base64
 import enum
+import weakref
 from collections.abc import Awaitable
 from typing import TYPE_CHECKING
 from typing import Any
 from typing import Protocol
 from typing import cast
 
+from mitmproxy import connection
 from mitmproxy import http
 
 if TYPE_CHECKING:
@@ -170,6 +172,9 @@ class Hooks(Protocol):
         False means that `flow.response` has been set.
         """
 
+    def finish(self, flow: http.HTTPFlow) -> None:
+        """The flow has ended. Does nothing the second time."""
+
     def retry(self, flow: http.HTTPFlow, reason: str) -> Awaitable[None] | None:
         """Ask for another route after a dial failed for `reason` (a code of errors.ANSWERS).
 
@@ -177,6 +182,11 @@ class Hooks(Protocol):
         nothing left to try.
         """
 
+
+TUNNEL_TOKENS: weakref.WeakKeyDictionary[connection.Client, bytes] = weakref.WeakKeyDictionary()
+"""Client connection -> the Proxy-Authorization of its CONNECT. The process's and not an engine's: a
+tunnel outlives a change of the configuration.
+"""
 
 _engine: Hooks | None = None
 

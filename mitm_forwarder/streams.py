@@ -165,22 +165,31 @@ class ForwarderStream(HttpStream):
         mitmproxy would read the whole upload first, and crash if it is to be streamed.
         """
         if (yield from super().check_killed(emit_error_hook)):
+            if not emit_error_hook:
+                self._end_unheard()
             if plan_of(self.flow) is not None:
                 # mitmproxy tells the client only. On HTTP/2 the upstream would go on sending, and
                 # the stream would stay.
                 yield from self._cut_upstream("killed")
                 yield DropStream(self.stream_id)
             return True
-        if (
-            self.uploading
-            and self.flow.response is not None
-            and not self.answered
-            and self.client_state == self.state_wait_for_request_headers
-            and (UNROUTED == "refuse" or plan_of(self.flow) is not None)
-        ):
+        planned = UNROUTED == "refuse" or plan_of(self.flow) is not None
+        at_the_head = self.client_state == self.state_wait_for_request_headers
+        if not (self.uploading and planned and at_the_head) or self.answered:
+            return False
+        if self.flow.response is not None:
             yield from self._answer()
             return True
+        if "content-length" not in self.flow.request.headers:
+            # Of unknown size (HTTP/2 need not even say that there is a body): not to be kept.
+            self.flow.request.stream = True
         return False
+
+    def _end_unheard(self) -> None:
+        """A flow that is killed in, or abandoned during, its response hook gets no further hook."""
+        hooks = engine()
+        if hooks is not None and plan_of(self.flow) is not None:
+            hooks.finish(self.flow)
 
     # ---- the upstream connection
 
@@ -285,6 +294,11 @@ class ForwarderStream(HttpStream):
 
     def _begin_response(self, event: ResponseHeaders) -> layer.CommandGenerator[None]:
         via = self.context.server.via
+        if engine() is None and plan_of(self.flow) is not None:
+            # The addon is gone (a deleted script, a reload that failed), and with it who records.
+            yield from self._cut_upstream("not recorded")
+            yield from self._fail("not_recorded")
+            return
         if (
             isinstance(via, Route)
             and via.form is Form.ABSOLUTE

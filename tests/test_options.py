@@ -66,6 +66,8 @@ def test_defaults_are_those_of_the_design(load: Any, tmp_path: Path) -> None:
         "state_dir": str(tmp_path / ".local/state/mitm-forwarder"),
         "activity_spool_dir": str(tmp_path / ".local/state/mitm-forwarder/spool"),
         "activity_spool_max_bytes": 1 << 30,
+        "activity_on_full": "reject",
+        "activity_drops_oldest": False,
     }
     assert {name: getattr(config, name) for name in expected} == expected
     assert config.blacklist_url == "http://127.0.0.1:8000/blacklist"
@@ -264,6 +266,7 @@ def test_claims_are_normalised(load: Any) -> None:
         ("STREAM_THRESHOLD_BYTES", "-1", "not a size"),
         ("ACTIVITY_SPOOL_MAX_BYTES", "1", "out of range"),
         ("AUTH_CHALLENGE", "403", "not one of the two"),
+        ("ACTIVITY_ON_FULL", "block", "not one of the two"),
         ("FASTAPI_BASE_URL", "api:8000", "does not start with http:// or https://"),
         ("FASTAPI_BASE_URL", "ftp://api", "does not start with http:// or https://"),
         ("FASTAPI_BASE_URL", "http://", "has no host, or one that cannot be a name"),

@@ -10,6 +10,7 @@ from mitm_forwarder import __version__
 from mitm_forwarder.cli.check import check
 from mitm_forwarder.cli.demo import demo
 from mitm_forwarder.cli.run import run
+from mitm_forwarder.cli.spool import spool
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -24,3 +25,4 @@ def main() -> None:
 main.add_command(run)
 main.add_command(check)
 main.add_command(demo)
+main.add_command(spool)

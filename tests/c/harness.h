@@ -16,7 +16,7 @@
  * sides), WAIT_UNTIL (a condition with a deadline, never a sleep) and TEMP_DIR.  TRY, REQUIRE and
  * WAIT_UNTIL belong into functions that return void; helpers return enum err and are tried.
  *
- * `test_x [--chaos] [NAME]`.  With --chaos every test runs again and again while the 1st, 2nd,
+ * `test_x [--torture] [NAME]`.  With --torture every test runs again and again while the 1st, 2nd,
  * 3rd... allocation fails, then the same with file calls (EIO, and ENOSPC, which leaves half of a
  * write), until a run no longer gets that far.  Once the fault has struck, CHECK and REQUIRE count
  * no more, and TRY accepts the error that belongs to the fault (ERR_MEMORY; ERR_IO or ERR_LIBRARY).
@@ -53,7 +53,7 @@ enum harness_fault { FAULT_NONE, FAULT_MEMORY, FAULT_IO };
 struct test {
     const char *name;
     void (*run)(void);
-    bool chaos;
+    bool torture;
 };
 
 static struct {
@@ -251,7 +251,7 @@ harness_run(const struct test *test, enum harness_fault fault, unsigned long nth
 }
 
 static bool
-harness_chaos(const struct test *test)
+harness_torture(const struct test *test)
 {
     static const struct {
         enum harness_fault fault;
@@ -277,17 +277,17 @@ harness_chaos(const struct test *test)
 static int
 harness_main(const struct test *tests, size_t count, int argc, char **argv)
 {
-    bool chaos = argc > 1 && strcmp(argv[1], "--chaos") == 0;
-    const char *only = argc > 1 + chaos ? argv[1 + chaos] : NULL;
+    bool torture = argc > 1 && strcmp(argv[1], "--torture") == 0;
+    const char *only = argc > 1 + torture ? argv[1 + torture] : NULL;
     unsigned passed = 0, failed = 0;
     setvbuf(stdout, NULL, _IOLBF, 0);
     signal(SIGPIPE, SIG_IGN);
     for (size_t i = 0; i < count; i++) {
-        if ((only != NULL && strcmp(only, tests[i].name) != 0) || (chaos && !tests[i].chaos)) {
+        if ((only != NULL && strcmp(only, tests[i].name) != 0) || (torture && !tests[i].torture)) {
             continue;
         }
         bool struck;
-        bool good = chaos ? harness_chaos(&tests[i])
+        bool good = torture ? harness_torture(&tests[i])
                           : harness_run(&tests[i], FAULT_NONE, 0, 0, &struck);
         if (good) {
             passed++;

@@ -1,8 +1,8 @@
 # C unit tests: each tests/c/test_*.c is one program, linked with the core without its binding (csrc/py_*.c).
 #
 # A mode is a compiler and its flags; build/MODE holds its objects, one archive of the core and the programs.
-# `make ctest` runs gcc and clang, `make asan` and `make tsan` what the name says, and `make chaos` the asan programs
-# with --chaos: every allocation fails once.  `make build/asan/test_url.run` is one test alone.
+# `make ctest` runs gcc and clang, `make asan` and `make tsan` what the name says, and `make torture` the asan programs
+# with --torture: every allocation fails once.  `make build/asan/test_url.run` is one test alone.
 
 C_WARN := -Wall -Wextra -Wshadow -Wstrict-prototypes -Wmissing-prototypes -Wvla -Werror
 C_BASE := -std=c11 -D_GNU_SOURCE -DFORWARDER_FAULTS -DFORWARDER_VERSION='"test"' -g -fno-omit-frame-pointer $(C_WARN)
@@ -20,7 +20,10 @@ FLAGS_tsan := -O1 -fsanitize=thread
 CORE_C := $(filter-out csrc/py_%.c,$(wildcard csrc/*.c))
 BINDING_C := $(wildcard csrc/py_*.c)
 TEST_C := $(wildcard tests/c/test_*.c)
-SUPPORT_C := $(filter-out $(TEST_C),$(wildcard tests/c/*.c))
+# Programs that a test in Python talks to; `make pytest` builds them first.
+TOOL_C := $(wildcard tests/c/*_tool.c)
+TOOLS := $(TOOL_C:tests/c/%.c=build/gcc/%)
+SUPPORT_C := $(filter-out $(TEST_C) $(TOOL_C),$(wildcard tests/c/*.c))
 TEST_NAMES := $(TEST_C:tests/c/%.c=%)
 # What threads share; the rest is one thread's and would only cost time.
 TSAN_NAMES := $(filter test_mailbox test_reactor test_rules test_spool test_stats test_engine,$(TEST_NAMES))
@@ -67,8 +70,8 @@ define RUN
 endef
 %.run: % FORCE
 	$(call RUN,$<)
-%.chaos: % FORCE
-	$(call RUN,$< --chaos)
+%.torture: % FORCE
+	$(call RUN,$< --torture)
 FORCE:
 # Objects and programs are kept between runs.
 .SECONDARY:
@@ -77,5 +80,9 @@ BINDING_OBJECTS = $(foreach mode,gcc clang,$(BINDING_C:csrc/%.c=build/$(mode)/bi
 ctest: $(foreach mode,gcc clang,$(TEST_NAMES:%=build/$(mode)/%.run)) $(BINDING_OBJECTS) ## C unit tests with gcc and with clang, -Werror
 asan: $(TEST_NAMES:%=build/asan/%.run) ## C unit tests under AddressSanitizer with leak check and UBSan
 tsan: $(TSAN_NAMES:%=build/tsan/%.run) ## C unit tests of what threads share, under ThreadSanitizer
-chaos: $(TEST_NAMES:%=build/asan/%.chaos) ## every C unit test with every allocation failing once
-.PHONY: ctest asan tsan chaos FORCE
+torture: $(TEST_NAMES:%=build/asan/%.torture) ## every C unit test with every allocation failing once
+
+FUZZ_SECONDS ?= 600
+fuzz-dialect: build/asan/dialect_tool $(DEPS) ## random patterns in the core and in Python's re; FUZZ_SECONDS=3600
+	$(PY) -m tests.rules.fuzz --seconds $(FUZZ_SECONDS) --tool $<
+.PHONY: ctest asan tsan torture fuzz-dialect FORCE

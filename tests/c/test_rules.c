@@ -96,10 +96,10 @@ test_broken_rules_are_reported_and_skipped(void)
     CHECK_INT(report.rejected, 2);
     REQUIRE(report.rejects_kept == 2);
     CHECK_INT(report.rejects[0].id.integer, 1);
-    CHECK_INT(report.rejects[0].error.position, 2);
+    CHECK_INT(report.rejects[0].error.position, 1);
     CHECK(strlen(report.rejects[0].error.message) > 5);
     CHECK_STRING(report.rejects[1].id.string, "three");
-    CHECK_INT(report.rejects[1].error.position, 4);
+    CHECK_INT(report.rejects[1].error.position, 3);
     struct rules_hit hit = rules_match(rules, text("http://evil.test/"), scratch);
     CHECK_INT(hit.outcome, RULES_MATCH);
     CHECK_INT(hit.id->integer, 2);

@@ -5,6 +5,8 @@
 #include <sys/stat.h>
 #include <sys/wait.h>
 
+#include <sqlite3.h>
+
 #include "clock.h"
 #include "harness.h"
 
@@ -45,6 +47,18 @@ append(struct spool *spool, long number, const char *body)
     return spool_append(spool, key, (struct slice){body, strlen(body)});
 }
 
+/* Until nothing is half-way. */
+static enum err
+move_all(struct spool *spool)
+{
+    enum err err;
+    do {
+        size_t moved;
+        err = spool_move(spool, &moved);
+    } while (!err && spool_has_more(spool));
+    return err;
+}
+
 #define RECORDS_MAX 64
 
 struct records {
@@ -78,6 +92,17 @@ check_record(const struct records *records, size_t index, long number, const cha
         CHECK_STRING(records->records[index].body, body);
         CHECK_INT((long long)records->records[index].body_len, (long long)strlen(body));
     }
+}
+
+/* As another process would, with a connection of its own. */
+static bool
+run_sql(const char *path, const char *sql)
+{
+    sqlite3 *handle = NULL;
+    bool worked = sqlite3_open(path, &handle) == SQLITE_OK &&
+                  sqlite3_exec(handle, sql, NULL, NULL, NULL) == SQLITE_OK;
+    sqlite3_close(handle);
+    return worked;
 }
 
 static int
@@ -230,6 +255,9 @@ test_restart(void)
         TRY(append(spool, 2, "in the journal"));
     }
     SPOOL(spool, dir.path, PLENTY);
+    CHECK_INT(spool_depth(spool), 2); /* one, and a journal that nobody has read yet */
+    CHECK(spool_bytes(spool) > 0);
+    TRY(move_all(spool));
     CHECK_INT(spool_depth(spool), 2);
     TRY(read_records(spool, 0, &records));
     CHECK_INT((long long)records.count, 2);
@@ -321,6 +349,7 @@ static void
 check_all_there(const char *directory, long last)
 {
     SPOOL(spool, directory, PLENTY);
+    TRY(move_all(spool));
     CLEANUP(records_fini) struct records records = {.count = 0};
     long seen = 0;
     for (int64_t row = 0;;) {
@@ -389,6 +418,7 @@ test_torn_tail(void)
     TRY(leave_journal(dir.path, path));
     CHECK(stat(path, &info) == 0 && truncate(path, info.st_size - 5) == 0);
     SPOOL(spool, dir.path, PLENTY);
+    TRY(move_all(spool));
     CHECK(strstr(spool_message(spool), "unfinished") != NULL &&
           strstr(spool_message(spool), path) != NULL);
     TRY(read_records(spool, 0, &records));
@@ -408,6 +438,7 @@ test_corrupt_journal_is_kept(void)
     CHECK(pwrite(fd, "garbage", 7, 20) == 7);
     close(fd);
     SPOOL(spool, dir.path, PLENTY);
+    TRY(move_all(spool));
     CHECK(strstr(spool_message(spool), "no record") != NULL &&
           strstr(spool_message(spool), path) != NULL);
     TRY(read_records(spool, 0, &records));
@@ -431,6 +462,7 @@ test_corrupt_database_is_replaced(void)
     SPOOL(spool, dir.path, PLENTY);
     CHECK(strstr(spool_message(spool), "spool.db.corrupt-") != NULL);
     CHECK_INT(count_files(spool_place(spool), "spool.db.corrupt-"), 1);
+    TRY(move_all(spool));
     TRY(read_records(spool, 0, &records));
     CHECK_INT((long long)records.count, 2);
 }
@@ -486,7 +518,274 @@ test_database_breaks_in_use(void)
     CHECK(spool_is_healthy(spool));
 }
 
+/* ---- slots of the dead ---- */
+
+static enum err
+adopt_all(struct spool *spool)
+{
+    bool more = true;
+    enum err err = ERR_OK;
+    while (!err && more) {
+        err = spool_adopt(spool, &more);
+    }
+    return err;
+}
+
+/* A record that waits, one that is dead, and one in the journal, in slot 1. */
+static enum err
+leave_slot_1(const char *directory)
+{
+    struct spool *zero = NULL, *one = NULL;
+    struct records records = {.count = 0};
+    size_t moved;
+    enum err err = open_spool(directory, PLENTY, &zero);
+    if (!err && !(err = open_spool(directory, PLENTY, &one)) && !(err = append(one, 1, "dead")) &&
+        !(err = append(one, 2, "waits")) && !(err = spool_move(one, &moved)) &&
+        !(err = read_records(one, 0, &records)) &&
+        !(err = spool_bury(one, records.records[0].row, 422, "no"))) {
+        err = append(one, 3, "in the journal");
+    }
+    records_fini(&records);
+    spool_destroy(one);
+    spool_destroy(zero);
+    return err;
+}
+
+static void
+test_orphan_is_adopted(void)
+{
+    TEMP_DIR(dir);
+    CLEANUP(records_fini) struct records records = {.count = 0};
+    char slot[128];
+    snprintf(slot, sizeof slot, "%s/1", dir.path);
+    TRY(leave_slot_1(dir.path));
+    SPOOL(spool, dir.path, PLENTY);
+    CHECK_INT(spool_depth(spool), 0);
+    TRY(adopt_all(spool));
+    CHECK_INT(spool_depth(spool), 2);
+    CHECK_INT(spool_dead(spool), 1);
+    TRY(read_records(spool, 0, &records));
+    REQUIRE(records.count == 2);
+    check_record(&records, 0, 3, "in the journal");
+    check_record(&records, 1, 2, "waits");
+    /* Nothing is left but the lock, and the slot is free for the next process. */
+    CHECK_INT(count_files(slot, "journal-"), 0);
+    CHECK_INT(count_files(slot, "spool.db"), 0);
+    SPOOL(next, dir.path, PLENTY);
+    CHECK_STRING(spool_place(next), slot);
+    /* A living one's is left alone. */
+    TRY(append(next, 4, "of the living"));
+    TRY(adopt_all(spool));
+    CHECK_INT(spool_depth(spool), 2);
+}
+
+/* A full spool adopts nothing: it would be full for its own records. */
+static void
+test_adopts_only_with_room(void)
+{
+    TEMP_DIR(dir);
+    TRY(leave_slot_1(dir.path));
+    SPOOL(spool, dir.path, 1000);
+    TRY(adopt_all(spool));
+    CHECK_INT(spool_depth(spool), 0);
+    CHECK_STRING(spool_message(spool), "");
+}
+
+static void
+test_orphan_that_cannot_be_read(void)
+{
+    TEMP_DIR(dir);
+    char path[128];
+    bool more;
+    TRY(leave_slot_1(dir.path));
+    snprintf(path, sizeof path, "%s/1/spool.db", dir.path);
+    REQUIRE(run_sql(path, "PRAGMA user_version = 99"));
+    SPOOL(spool, dir.path, PLENTY);
+    bool worked = true;
+    for (int i = 0; worked && i < 10; i++) {
+        worked = spool_adopt(spool, &more) == ERR_OK;
+    }
+    CHECK(!worked && strstr(spool_message(spool), "schema version 99") != NULL);
+    CHECK_INT(spool_depth(spool), 1); /* its journal is ours by now */
+    for (int i = 0; i < 10; i++) {
+        (void)!spool_adopt(spool, &more);
+        CHECK_STRING(spool_message(spool), ""); /* said once */
+    }
+}
+
+/* ---- other versions, other writers ---- */
+
+static void
+test_version_1_is_migrated(void)
+{
+    TEMP_DIR(dir);
+    CLEANUP(records_fini) struct records records = {.count = 0};
+    char path[128];
+    {
+        SPOOL(before, dir.path, PLENTY);
+        snprintf(path, sizeof path, "%s/spool.db", spool_place(before));
+    }
+    REQUIRE(unlink(path) == 0);
+    REQUIRE(run_sql(path,
+                    "CREATE TABLE records (row INTEGER PRIMARY KEY AUTOINCREMENT, key TEXT NOT NULL"
+                    " UNIQUE, body BLOB NOT NULL);"
+                    "CREATE TABLE dead (row INTEGER PRIMARY KEY, key TEXT NOT NULL, body BLOB NOT"
+                    " NULL, status INTEGER NOT NULL, answer TEXT NOT NULL, buried_at REAL NOT NULL);"
+                    "INSERT INTO records VALUES (7, '00000000-0000-4000-8000-000000000001', 'old');"
+                    "INSERT INTO dead VALUES (3, 'k', 'b', 422, 'no', 1.0);"
+                    "PRAGMA user_version = 1"));
+    SPOOL(spool, dir.path, PLENTY);
+    CHECK_INT(spool_depth(spool), 1);
+    CHECK_INT(spool_dead(spool), 1);
+    CHECK(spool_oldest_age_ms(spool) < 60000);
+    TRY(append(spool, 2, "new"));
+    TRY(move_all(spool));
+    TRY(read_records(spool, 0, &records));
+    REQUIRE(records.count == 2);
+    check_record(&records, 0, 1, "old");
+    check_record(&records, 1, 2, "new");
+    CHECK(records.records[0].row == 7 && records.records[1].row > 7);
+}
+
+static void
+test_newer_version_is_refused(void)
+{
+    TEMP_DIR(dir);
+    char path[128], message[SPOOL_MESSAGE_SIZE] = "";
+    {
+        SPOOL(before, dir.path, PLENTY);
+        snprintf(path, sizeof path, "%s/spool.db", spool_place(before));
+    }
+    REQUIRE(run_sql(path, "PRAGMA user_version = 3"));
+    struct spool_config config = {.directory = dir.path, .max_bytes = PLENTY};
+    struct spool *spool = NULL;
+    CHECK_INT(spool_create(&config, &spool, message), ERR_INVALID);
+    CHECK(strstr(message, "schema version 3") != NULL);
+}
+
+/* What an administrator sends again from the dead letters, with a command in another process. */
+static void
+test_other_writer_is_noticed(void)
+{
+    TEMP_DIR(dir);
+    CLEANUP(records_fini) struct records records = {.count = 0};
+    char path[128];
+    SPOOL(spool, dir.path, PLENTY);
+    TRY(append(spool, 1, "refused"));
+    TRY(move_all(spool));
+    TRY(read_records(spool, 0, &records));
+    REQUIRE(records.count == 1);
+    int64_t row = records.records[0].row;
+    TRY(spool_bury(spool, row, 422, "no"));
+    CHECK_INT(spool_depth(spool), 0);
+    snprintf(path, sizeof path, "%s/spool.db", spool_place(spool));
+    REQUIRE(run_sql(path, "INSERT INTO records (key, body, added_at) SELECT key, body, 0 FROM dead;"
+                          "DELETE FROM dead"));
+    spool_look(spool);
+    CHECK_INT(spool_depth(spool), 1);
+    CHECK_INT(spool_dead(spool), 0);
+    TRY(read_records(spool, row, &records));
+    REQUIRE(records.count == 1);
+    check_record(&records, 0, 1, "refused");
+}
+
+/* A clock that was put back: nothing is younger than new, and order is by row. */
+static void
+test_clock_goes_backwards(void)
+{
+    TEMP_DIR(dir);
+    CLEANUP(records_fini) struct records records = {.count = 0};
+    char path[128];
+    SPOOL(spool, dir.path, PLENTY);
+    snprintf(path, sizeof path, "%s/spool.db", spool_place(spool));
+    TRY(append(spool, 1, "from the future"));
+    TRY(move_all(spool));
+    REQUIRE(run_sql(path, "UPDATE records SET added_at = 4e9"));
+    TRY(append(spool, 2, "from now"));
+    TRY(move_all(spool));
+    CHECK_INT(spool_oldest_age_ms(spool), 0);
+    TRY(read_records(spool, 0, &records));
+    REQUIRE(records.count == 2);
+    check_record(&records, 0, 1, "from the future");
+    check_record(&records, 1, 2, "from now");
+}
+
+static void
+test_oldest_age(void)
+{
+    TEMP_DIR(dir);
+    char path[128];
+    SPOOL(spool, dir.path, PLENTY);
+    snprintf(path, sizeof path, "%s/spool.db", spool_place(spool));
+    CHECK_INT(spool_oldest_age_ms(spool), 0);
+    TRY(append(spool, 1, "a"));
+    TRY(move_all(spool));
+    REQUIRE(run_sql(path, "UPDATE records SET added_at = added_at - 3600"));
+    spool_look(spool);
+    CHECK(spool_oldest_age_ms(spool) >= 3599000 && spool_oldest_age_ms(spool) < 3700000);
+}
+
 /* ---- limits and failures ---- */
+
+static void
+test_full_drops_the_oldest(void)
+{
+    static char body[1001];
+    TEMP_DIR(dir);
+    CLEANUP(records_fini) struct records records = {.count = 0};
+    CLEANUP(spool_fini) struct spool *spool = NULL;
+    char message[SPOOL_MESSAGE_SIZE] = "";
+    struct spool_config config = {
+        .directory = dir.path, .max_bytes = 1 << 20, .drops_when_full = true};
+    TRY(spool_create(&config, &spool, message));
+    memset(body, 'x', sizeof body - 1);
+    size_t dropped = 0, total = 0;
+    int64_t first_row = 0;
+    for (long i = 0; i < 3000; i++) {
+        TRY(append(spool, i, body)); /* never refused */
+        if (i % 50 == 49) {
+            TRY(move_all(spool));
+            TRY(read_records(spool, 0, &records));
+            first_row = first_row == 0 ? records.records[0].row : first_row;
+            TRY(spool_trim(spool, first_row, &dropped));
+            total += dropped;
+            CHECK(spool_bytes(spool) <= 1 << 20);
+        }
+    }
+    CHECK(spool_is_healthy(spool));
+    CHECK(total > 1500);
+    CHECK_INT(spool_depth(spool), 3000 - (long long)total);
+    TRY(read_records(spool, 0, &records));
+    REQUIRE(records.count > 1);
+    check_record(&records, 0, 0, body);            /* on its way to the backend */
+    check_record(&records, 1, (long)total + 1, body); /* the first of those that are left */
+}
+
+/* The disk is full: healthy again only when bytes can be written, not when a file can be made. */
+static void
+test_disk_has_to_take_bytes(void)
+{
+    TEMP_DIR(dir);
+    SPOOL(spool, dir.path, PLENTY);
+    size_t moved;
+    io_fail_at(1, ENOSPC);
+    CHECK_INT(append(spool, 1, "refused"), ERR_IO);
+    CHECK(!spool_is_healthy(spool));
+    unsigned long calls = io_asked();
+    TRY(spool_move(spool, &moved));
+    CHECK(spool_is_healthy(spool));
+    calls = io_asked() - calls;
+    io_fail_at(1, ENOSPC);
+    CHECK_INT(append(spool, 2, "refused"), ERR_IO);
+    /* Now the write of the probe fails, which comes before its unlink. */
+    io_fail_at(calls - 1, ENOSPC);
+    TRY(spool_move(spool, &moved));
+    io_fail_at(0, 0);
+    CHECK(!spool_is_healthy(spool));
+    TRY(spool_move(spool, &moved));
+    CHECK(spool_is_healthy(spool));
+    CHECK_INT(count_files(spool_place(spool), "probe"), 0);
+}
 
 static void
 test_full(void)
@@ -672,7 +971,11 @@ TESTS(TEST(life_of_records), TEST(memory_only), TEST(same_key_twice),
       TEST(two_spools_take_two_slots), TEST_WITHOUT_CHAOS(directory_that_cannot_be_made),
       TEST_WITHOUT_CHAOS(kill_loses_nothing), TEST(torn_tail), TEST(corrupt_journal_is_kept),
       TEST(corrupt_database_is_replaced), TEST_WITHOUT_CHAOS(database_breaks_in_use),
-      TEST_WITHOUT_CHAOS(full), TEST(oversized_record_harms_nobody),
+      TEST(orphan_is_adopted), TEST(adopts_only_with_room),
+      TEST_WITHOUT_CHAOS(orphan_that_cannot_be_read), TEST(version_1_is_migrated),
+      TEST(newer_version_is_refused), TEST(other_writer_is_noticed), TEST(clock_goes_backwards),
+      TEST(oldest_age), TEST_WITHOUT_CHAOS(full_drops_the_oldest),
+      TEST_WITHOUT_CHAOS(disk_has_to_take_bytes), TEST_WITHOUT_CHAOS(full), TEST(oversized_record_harms_nobody),
       TEST_WITHOUT_CHAOS(write_failure), TEST_WITHOUT_CHAOS(move_is_resumed),
       TEST_WITHOUT_CHAOS(append_while_moving), TEST_WITHOUT_CHAOS(print_append_time),
       TEST(library_version))

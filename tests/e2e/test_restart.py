@@ -156,6 +156,7 @@ def test_record_that_the_backend_refuses_holds_up_no_other(
     assert sorted(row["target_url"] for row in rows) == sorted(others)
 
 
+@pytest.mark.slow
 def test_wrong_system_token_pauses_delivery(begin: Callable[..., World], backend: Backend) -> None:
     """It says what is wrong, keeps the records, and goes on when it is right again."""
     backend.fault("/activity", status=401)
@@ -234,3 +235,18 @@ def test_memory_only_spool(begin: Callable[..., World], backend: Backend, tmp_pa
     rows = backend.wait_for_activity(3)
     assert sorted(row["target_url"] for row in rows) == sorted(urls)
     assert not (tmp_path / "state" / "spool").exists()
+
+
+def test_two_gateways_share_a_spool_directory(
+    begin: Callable[..., World], backend: Backend
+) -> None:
+    """Each has a slot of its own; one that was killed leaves its slot to the next."""
+    backend.fault("/activity", status=503)
+    one, two = begin(), begin()
+    urls = [*ask(one, 3), *ask(two, 3)]
+    one.gateway.kill()
+    two.gateway.kill()
+    backend.clear_faults()
+    begin()
+    rows = backend.wait_for_activity(6, timeout=30)
+    assert sorted(row["target_url"] for row in rows) == sorted(urls)

@@ -75,6 +75,7 @@ class Engine:
         self.on_responseheaders: Any = None
         self.on_response: Any = None
         self.ended: list[tuple[str, http.HTTPFlow]] = []
+        self.finished: list[http.HTTPFlow] = []
         self.failing_retry = False
 
     # the addon's side
@@ -141,6 +142,9 @@ class Engine:
         if not self.verdict:
             flow.response = make_response("blacklisted", flow.__dict__["_forwarder"].id)
         return bool(self.verdict)
+
+    def finish(self, flow: http.HTTPFlow) -> None:
+        self.finished.append(flow)
 
     async def retry(self, flow: http.HTTPFlow, reason: str) -> None:
         self.reasons.append(reason)
