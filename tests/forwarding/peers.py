@@ -8,6 +8,8 @@ from __future__ import annotations
 import asyncio
 import datetime
 import ipaddress
+import itertools
+import re
 import ssl
 from pathlib import Path
 
@@ -138,7 +140,7 @@ class Origin(Listener):
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.peers.append(writer.get_extra_info("peername")[1])
-        while True:
+        for served in itertools.count():
             head = Head(await reader.readuntil(b"\r\n\r\n"))
             self.heads.append(head)
             path = head.first[1].partition("?")[0]
@@ -146,6 +148,12 @@ class Origin(Listener):
                 return
             if path == "/silent":
                 await reader.read()  # until the other side gives up
+                return
+            if path == "/once" and served > 0:  # not for a connection that was used before
+                return
+            if path == "/once-half" and served > 0:
+                writer.write(b"HTTP/1.1 2")
+                await writer.drain()
                 return
             if path == "/half":
                 writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nhalf")
@@ -242,7 +250,7 @@ class Proxy(Listener):
     ) -> None:
         async def up() -> None:
             while data := await reader.read(CHUNK):
-                if plain and data.startswith((b"GET http://", b"POST http://", b"HEAD http://")):
+                if plain and re.match(rb"[A-Z]+ http://", data):
                     head = Head(data)
                     self.heads.append(head)
                     data = data.replace(

@@ -72,6 +72,7 @@ class Engine:
         self.reasons: list[str] = []
         self.verdict: Any = True
         self.on_requestheaders: Any = None
+        self.on_responseheaders: Any = None
         self.on_response: Any = None
         self.ended: list[tuple[str, http.HTTPFlow]] = []
         self.finished: list[http.HTTPFlow] = []
@@ -123,6 +124,8 @@ class Engine:
     def responseheaders(self, flow: http.HTTPFlow) -> None:
         if "stream" in flow.request.query:
             flow.response.stream = True
+        if self.on_responseheaders:
+            self.on_responseheaders(flow)
 
     def response(self, flow: http.HTTPFlow) -> None:
         self.ended.append(("response", flow))
