@@ -353,6 +353,9 @@ delivery_start(struct delivery *delivery)
 enum err
 delivery_append(struct delivery *delivery, const char key[SPOOL_KEY_LEN], struct slice body)
 {
+    if (delivery->spool == NULL) {
+        return ERR_CLOSED;
+    }
     enum err err = spool_append(delivery->spool, key, body);
     stats_add(delivery->stats, err ? STATS_records_refused : STATS_records, 1);
     /* After a failure too: the move begins a new journal, which may be writable again.  A refusal
@@ -368,7 +371,7 @@ delivery_append(struct delivery *delivery, const char key[SPOOL_KEY_LEN], struct
 bool
 delivery_is_healthy(struct delivery *delivery)
 {
-    return spool_is_healthy(delivery->spool);
+    return delivery->spool != NULL && spool_is_healthy(delivery->spool);
 }
 
 struct spool *
@@ -411,6 +414,14 @@ delivery_stop(struct delivery *delivery)
     (void)woken;
     pthread_join(delivery->thread, NULL);
     delivery->started = false;
+}
+
+void
+delivery_close(struct delivery *delivery)
+{
+    assert(!delivery->started);
+    spool_destroy(delivery->spool);
+    delivery->spool = NULL;
 }
 
 void

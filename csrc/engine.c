@@ -146,6 +146,7 @@ engine_begin(struct engine *engine, const struct request_input *input, void *own
         return err;
     }
     stats_add(&engine->stats, STATS_requests, 1);
+    engine->unfinished++;
     if (engine->refusing || engine_is_forked(engine)) {
         engine_decide(engine, request, REASON_shutting_down, NULL);
     }
@@ -237,6 +238,9 @@ engine_record(struct engine *engine, struct request *request, int status)
     if (request->recorded) {
         return ERR_OK;
     }
+    if (engine_is_forked(engine)) {
+        return ERR_CLOSED; /* the journal is the parent's */
+    }
     const struct wire_id *user_id = &request->user_id;
     if (user_id->kind == WIRE_ID_NONE && request->token.len > 0) {
         user_id =
@@ -268,6 +272,7 @@ engine_finish(struct engine *engine, struct request *request)
         return;
     }
     request->finished = true;
+    engine->unfinished--;
     if (request->lookup != NULL) {
         request->lookup->owner = NULL;
         request->lookup = NULL;
@@ -281,6 +286,7 @@ engine_finish(struct engine *engine, struct request *request)
     if (granted != NULL) {
         engine_look_up(engine, CONTAINER_OF(granted, struct request, permit));
     }
+    engine_let_go_of_spool(engine);
 }
 
 void

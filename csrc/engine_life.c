@@ -172,6 +172,15 @@ engine_stop(struct engine *engine, int timeout_ms)
     reactor_destroy(engine->reactor);
     engine->reactor = NULL;
     engine_drain(engine);
+    engine_let_go_of_spool(engine);
+}
+
+void
+engine_let_go_of_spool(struct engine *engine)
+{
+    if (engine->reactor == NULL && engine->unfinished == 0 && !engine_is_forked(engine)) {
+        delivery_close(engine->delivery);
+    }
 }
 
 void
@@ -225,6 +234,9 @@ replace_authorization(struct reactor_task *task)
 enum err
 engine_set_secrets(struct engine *engine, const char *system_token, const char *default_user_jwt)
 {
+    if (engine_is_forked(engine) || engine->reactor == NULL) {
+        return ERR_CLOSED;
+    }
     enum err err = set_token(&engine->default_token, default_user_jwt);
     if (err) {
         return err;
@@ -251,7 +263,9 @@ engine_set_secrets(struct engine *engine, const char *system_token, const char *
 void
 engine_refresh(struct engine *engine)
 {
-    refresh_ask(engine->refresh);
+    if (!engine_is_forked(engine) && engine->reactor != NULL) {
+        refresh_ask(engine->refresh);
+    }
 }
 
 int
@@ -290,18 +304,21 @@ engine_test_url(struct engine *engine, const struct url_parts *target, struct en
 void
 engine_gauges(struct engine *engine, struct engine_gauges *out)
 {
-    struct spool *spool = delivery_spool(engine->delivery);
     *out = (struct engine_gauges){
         .permits_held = engine->permits.held,
         .permits_waiting = engine->permits.queued,
         .rules = engine->rules != NULL ? rules_count(engine->rules) : 0,
         .rules_age_ms = engine->rules != NULL ? clock_now_ms() - engine->rules_confirmed_ms : -1,
-        .spool_depth = spool_depth(spool),
-        .spool_dead = spool_dead(spool),
-        .spool_bytes = spool_bytes(spool),
-        .spool_age_ms = spool_oldest_age_ms(spool),
-        .spool_place = spool_place(spool),
+        .spool_place = "closed",
     };
+    struct spool *spool = delivery_spool(engine->delivery);
+    if (spool != NULL) {
+        out->spool_depth = spool_depth(spool);
+        out->spool_dead = spool_dead(spool);
+        out->spool_bytes = spool_bytes(spool);
+        out->spool_age_ms = spool_oldest_age_ms(spool);
+        out->spool_place = spool_place(spool);
+    }
 }
 
 uint64_t
