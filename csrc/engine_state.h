@@ -71,6 +71,10 @@ void
 engine_look_up(struct engine *engine, struct request *request);
 void
 engine_lookup_answered(struct engine *engine, struct lookup *lookup);
+/* Once the engine is stopped and no record can come any more, its spool is for others to adopt: the
+ * engine itself lives for as long as somebody holds a flow. */
+void
+engine_let_go_of_spool(struct engine *engine);
 /* What the request was routed by is of no use. */
 void
 engine_drop_lease(struct engine *engine, struct request *request);

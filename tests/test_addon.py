@@ -67,6 +67,7 @@ class Bridge:
 
     def __init__(self) -> None:
         self.engine = Engine()
+        self.draining = False
         self.finished: list[http.HTTPFlow] = []
         self.config = SimpleNamespace(
             stream_threshold_bytes=THRESHOLD,
