@@ -14,7 +14,7 @@ from tests.support.engine import Rig
 from tests.support.faulty import FaultyBackend
 from tests.support.faulty import status
 
-SIZE_KIB = 4096
+SIZE_KIB = 16384
 URL = "http://example.test/"
 RECOVERY = 10.0
 

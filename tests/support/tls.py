@@ -1,8 +1,8 @@
 """Certificates for a backend on 127.0.0.1, and a small HTTP/2 server.
 
-    pki = make_pki(tmp_path)
-    FaultyBackend(tls=pki.server_context())                  # with pki.ca for the client
-    FaultyBackend(tls=pki.server_context(client_ca=pki.ca))  # asks for a client certificate
+pki = make_pki(tmp_path)
+FaultyBackend(tls=pki.server_context())                  # with pki.ca for the client
+FaultyBackend(tls=pki.server_context(client_ca=pki.ca))  # asks for a client certificate
 """
 
 from __future__ import annotations
