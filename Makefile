@@ -102,6 +102,23 @@ asan-python: $(CORE) $(TEST_PACKAGES) ## the smoke tests with the extension unde
 leak: $(CORE) ## start and stop the engine many times: memory, descriptors and threads stay flat
 	@for script in tests/leaks/*.py; do echo "$$script"; timeout 600 $(PY) "$$script"; done
 
+# --- reliability --------------------------------------------------------------------------------------------------
+
+CHAOS_ARGS ?=
+chaos: $(CORE) ## 1,000 kills, faults, full disks, a backlog of 1 GiB; writes docs/reliability.md (half an hour)
+	$(PY) -m tests.chaos.run $(CHAOS_ARGS)
+
+SOAK_ARGS ?= --minutes 10
+soak: $(CORE) ## ten minutes of load: the slopes of memory, descriptors and threads
+	$(PY) -m tests.chaos.soak $(SOAK_ARGS)
+
+SPOOL_BENCH_DIR ?= build/bench-spool-data
+bench-spool: $(TEST_PACKAGES) ## what an activity record costs, on the disk of SPOOL_BENCH_DIR
+	@mkdir -p build $(SPOOL_BENCH_DIR)
+	gcc -std=c11 -D_GNU_SOURCE -DFORWARDER_VERSION='"bench"' -O2 $(C_WARN) -Icsrc -o build/bench_spool \
+	    bench/spool/bench_spool.c $(CORE_C) $(LIB_CFLAGS) $(LIB_LIBS)
+	build/bench_spool $(SPOOL_BENCH_DIR)
+
 # --- other Pythons and mitmproxies --------------------------------------------------------------------------------
 
 # The matrix is in deploy/compat.  Every environment runs the same wheel, built once.
@@ -131,4 +148,4 @@ fresh: ## make demo and make test in bare Debian roots (root and debootstrap nee
 clean: ## all that make has made, but for .venv and .venvs
 	rm -rf build dist *.egg-info mitm_forwarder/*.so
 
-.PHONY: help build demo test lint ruff mypy stubtest pytest forwarding-table asan-python leak compat compat-smoke lock image fresh clean
+.PHONY: help build demo test lint ruff mypy stubtest pytest forwarding-table asan-python leak chaos soak bench-spool compat compat-smoke lock image fresh clean
