@@ -372,6 +372,7 @@ def test_same_order_of_hooks_and_bytes(waits: bool) -> None:
                 trace.append(("data", event.data))
                 yield commands.SendData(client, b"1")
                 yield TellHook(client)
+                trace.append("told")
                 yield commands.SendData(client, b"2")
                 yield AskHook(client)
                 trace.append("asked")
