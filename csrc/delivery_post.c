@@ -5,7 +5,8 @@
 #include "delivery_state.h"
 #include "mem.h"
 
-#define ANSWER_MAX 4096
+/* Read so that the connection can be used again; of a longer one only the beginning counts. */
+#define ANSWER_MAX (64 * 1024)
 
 static void
 send_ready(struct delivery *delivery);
@@ -142,6 +143,7 @@ send_one(struct post *post)
         .body = {post->record.body, post->record.body_len},
         .timeout_ms = delivery->timeout_ms,
         .max_body = ANSWER_MAX,
+        .cuts_body = true,
         .done = posted,
     };
     return http_start(reactor_http(delivery->reactor), &post->call);

@@ -13,38 +13,6 @@
 
 /* ---- deciding ---- */
 
-/* The detail may be NULL: then what is written there already stays.  The request joins the decided
- * ones; a caller that is still there takes it out again (see settled_at_once). */
-static void
-decide(struct engine *engine, struct request *request, enum reason reason, const char *detail)
-{
-    request->reason = reason;
-    request->state = REQUEST_DECIDED;
-    if (detail != NULL) {
-        snprintf(request->detail, sizeof request->detail, "%s", detail);
-    }
-    switch (reason) {
-    case REASON_NONE:
-        stats_add(&engine->stats, request->tries == 1 ? STATS_routed : STATS_retried, 1);
-        break;
-    case REASON_blacklisted:
-    case REASON_target_denied:
-        stats_add(&engine->stats, STATS_blocked, 1);
-        break;
-    case REASON_no_token:
-    case REASON_bad_token:
-    case REASON_token_refused:
-        stats_add(&engine->stats, STATS_unauthorized, 1);
-        break;
-    case REASON_overloaded:
-        stats_add(&engine->stats, STATS_overloaded, 1);
-        break;
-    default:
-        stats_add(&engine->stats, STATS_failed, 1);
-    }
-    list_push_back(&engine->decided, &request->link);
-}
-
 /* Before going back to the caller that began the request: one that is decided by now need not be
  * queued for it. */
 static void
@@ -149,47 +117,19 @@ judge(struct engine *engine, struct request *request)
 /* ---- the steps ---- */
 
 static void
-send_lookup(struct engine *engine, struct request *request)
-{
-    struct lookup *lookup;
-    request->detail[0] = '\0';
-    if (engine->reactor == NULL) {
-        decide(engine, request, REASON_shutting_down, NULL);
-        return;
-    }
-    struct slice token = {request->token.text, request->token.len};
-    enum err err = lookup_create(&engine->lookups, buf_slice(&request->url.raw), token,
-                                 request->deadline_ms, &lookup);
-    if (err) {
-        decide(engine, request, REASON_internal, err_text(err));
-        return;
-    }
-    lookup->owner = request;
-    if (lookup_send(lookup)) {
-        lookup_destroy(lookup);
-        decide(engine, request, REASON_shutting_down, NULL);
-        return;
-    }
-    request->lookup = lookup;
-    request->tries++;
-    request->state = REQUEST_WAITS_FOR_LOOKUP;
-    list_push_back(&engine->waiting_for_lookup, &request->link);
-}
-
-static void
 ask_permit(struct engine *engine, struct request *request)
 {
     int64_t expires_ms = clock_now_ms() + engine->queue_timeout_ms;
     expires_ms = expires_ms < request->deadline_ms ? expires_ms : request->deadline_ms;
     switch (permits_ask(&engine->permits, &request->permit, expires_ms)) {
     case PERMIT_HELD:
-        send_lookup(engine, request);
+        engine_look_up(engine, request);
         break;
     case PERMIT_WAITING:
         request->state = REQUEST_WAITS_FOR_PERMIT;
         break;
     case PERMIT_NONE:
-        decide(engine, request, REASON_overloaded, "too many requests run and wait already");
+        engine_decide(engine, request, REASON_overloaded, "too many requests run and wait already");
         break;
     }
 }
@@ -202,7 +142,7 @@ judge_and_go_on(struct engine *engine, struct request *request)
         reason = judge(engine, request);
     }
     if (reason) {
-        decide(engine, request, reason, NULL);
+        engine_decide(engine, request, reason, NULL);
         return;
     }
     ask_permit(engine, request);
@@ -227,13 +167,13 @@ engine_begin(struct engine *engine, const struct request_input *input, void *own
     list_push_back(&engine->live, &request->live);
     engine->live_count++;
     if (engine->refusing || engine_is_forked(engine)) {
-        decide(engine, request, REASON_shutting_down, NULL);
+        engine_decide(engine, request, REASON_shutting_down, NULL);
     }
     else if (request->reason) {
-        decide(engine, request, request->reason, NULL);
+        engine_decide(engine, request, request->reason, NULL);
     }
     else if (!delivery_is_healthy(engine->delivery)) {
-        decide(engine, request, REASON_spool_full, NULL);
+        engine_decide(engine, request, REASON_spool_full, NULL);
     }
     else if (engine->rules == NULL && !engine->rules_attempted) {
         request->state = REQUEST_WAITS_FOR_RULES;
@@ -251,18 +191,19 @@ enum err
 engine_retry(struct engine *engine, struct request *request)
 {
     assert(request->state == REQUEST_DECIDED && request->routed && !request->finished);
+    engine_drop_lease(engine, request);
     enum err err = request_set_aside(request);
     if (err) {
         return err;
     }
     if (engine->refusing || engine_is_forked(engine)) {
-        decide(engine, request, REASON_shutting_down, NULL);
+        engine_decide(engine, request, REASON_shutting_down, NULL);
     }
     else if (request->tries > engine->proxy_retries) {
-        decide(engine, request, REASON_no_proxy, "no try is left");
+        engine_decide(engine, request, REASON_no_proxy, "no try is left");
     }
     else {
-        send_lookup(engine, request);
+        engine_look_up(engine, request);
     }
     settled_at_once(request);
     return ERR_OK;
@@ -386,7 +327,7 @@ engine_finish(struct engine *engine, struct request *request)
         request->reason = REASON_internal;
     }
     if (granted != NULL) {
-        send_lookup(engine, CONTAINER_OF(granted, struct request, permit));
+        engine_look_up(engine, CONTAINER_OF(granted, struct request, permit));
     }
 }
 
@@ -403,71 +344,6 @@ engine_release(struct engine *engine, struct request *request)
 }
 
 /* ---- events ---- */
-
-/* Whom the backend took the token for: what it said, else the claim of a token it has accepted
- * (DESIGN.md §6). */
-static void
-learn_user(struct engine *engine, struct request *request, struct lookup *lookup)
-{
-    struct slice token = {request->token.text, request->token.len};
-    wire_id_fini(&request->user_id);
-    request->user_id = lookup->user_id;
-    lookup->user_id = (struct wire_id){.kind = WIRE_ID_NONE};
-    if (token.len == 0) {
-        return;
-    }
-    if (request->user_id.kind == WIRE_ID_NONE
-        && token_claim(token, engine->user_id_claim, &request->user_id)) {
-        return; /* an opaque token, or one without the claim: unknown is null */
-    }
-    if (token_cache_put(engine->users, token, &request->user_id)) {
-        token_cache_drop(engine->users, token);
-    }
-}
-
-static void
-take_route(struct engine *engine, struct request *request, struct lookup *lookup)
-{
-    if (request_has_tried(request, &lookup->upstream)) {
-        /* The same proxy again counts as a try. */
-        if (request->tries <= engine->proxy_retries) {
-            send_lookup(engine, request);
-        }
-        else {
-            decide(engine, request, REASON_no_proxy, "the backend offers no other upstream proxy");
-        }
-        return;
-    }
-    upstream_fini(&request->upstream);
-    request->upstream = lookup->upstream;
-    lookup->upstream = (struct upstream){.host = NULL};
-    request->routed = true;
-    decide(engine, request, REASON_NONE, NULL);
-}
-
-static void
-lookup_answered(struct engine *engine, struct lookup *lookup)
-{
-    struct request *request = lookup->owner;
-    if (request != NULL) {
-        request->lookup = NULL;
-        link_remove(&request->link);
-        if (lookup->token_accepted) {
-            learn_user(engine, request, lookup);
-        }
-        else if (lookup->reason == REASON_token_refused) {
-            token_cache_drop(engine->users,
-                             (struct slice){request->token.text, request->token.len});
-        }
-        if (lookup->reason == REASON_NONE) {
-            take_route(engine, request, lookup);
-        }
-        else {
-            decide(engine, request, lookup->reason, lookup->message);
-        }
-    }
-    lookup_destroy(lookup);
-}
 
 static void
 rules_arrived(struct engine *engine, struct rules_event *event)
@@ -500,7 +376,7 @@ engine_drain(struct engine *engine)
         struct event *event = CONTAINER_OF(LIST_ENTRY(link, struct mail, link), struct event, mail);
         switch (event->kind) {
         case EVENT_LOOKUP:
-            lookup_answered(engine, CONTAINER_OF(event, struct lookup, event));
+            engine_lookup_answered(engine, CONTAINER_OF(event, struct lookup, event));
             break;
         case EVENT_RULES:
             rules_arrived(engine, CONTAINER_OF(event, struct rules_event, event));
@@ -555,7 +431,7 @@ engine_expire_at(struct engine *engine, int64_t now_ms, enum reason permits_reas
 {
     for (struct permit *permit;
          (permit = permits_take_expired(&engine->permits, now_ms)) != NULL;) {
-        decide(engine, CONTAINER_OF(permit, struct request, permit), permits_reason, NULL);
+        engine_decide(engine, CONTAINER_OF(permit, struct request, permit), permits_reason, NULL);
     }
     LIST_FOR_EACH_SAFE(link, after, &engine->waiting_for_rules)
     {
@@ -564,7 +440,7 @@ engine_expire_at(struct engine *engine, int64_t now_ms, enum reason permits_reas
             return;
         }
         link_remove(link);
-        decide(engine, request, rules_reason, NULL);
+        engine_decide(engine, request, rules_reason, NULL);
     }
 }
 
@@ -573,10 +449,15 @@ engine_give_up(struct engine *engine)
 {
     engine->refusing = true;
     engine_expire_at(engine, CLOCK_NEVER, REASON_shutting_down, REASON_shutting_down);
-    for (struct link *link; (link = list_take_front(&engine->waiting_for_lookup)) != NULL;) {
-        struct request *request = LIST_ENTRY(link, struct request, link);
-        lose_interest(request);
-        decide(engine, request, REASON_shutting_down, NULL);
+    LIST_FOR_EACH(link, &engine->live)
+    {
+        struct request *request = LIST_ENTRY(link, struct request, live);
+        if (request->state != REQUEST_DECIDED) {
+            /* It waits for the backend, or for a lease. */
+            link_remove(&request->link);
+            lose_interest(request);
+            engine_decide(engine, request, REASON_shutting_down, NULL);
+        }
     }
 }
 

@@ -7,6 +7,7 @@
 
 /* Tokens whose user is remembered. */
 #define TOKEN_CACHE_ENTRIES 10000
+#define LEASES_MAX 10000
 /* Calls to the backend beside one lookup for each permit: the posts of the activity log and the
  * rule list. */
 #define EXTRA_CONNECTIONS (DELIVERY_IN_FLIGHT + 2)
@@ -97,6 +98,9 @@ create_state(struct engine *engine, const struct engine_config *config,
     if (!err) {
         err = token_cache_create(TOKEN_CACHE_ENTRIES, &engine->users);
     }
+    if (!err) {
+        err = leases_create(LEASES_MAX, &engine->leases);
+    }
     return err;
 }
 
@@ -113,7 +117,6 @@ engine_create(const struct engine_config *config, struct engine **out,
     stats_init(&engine->stats);
     permits_init(&engine->permits, config->max_concurrent);
     list_init(&engine->waiting_for_rules);
-    list_init(&engine->waiting_for_lookup);
     list_init(&engine->live);
     list_init(&engine->decided);
     list_init(&engine->notices);
@@ -208,6 +211,7 @@ engine_destroy(struct engine *engine)
     rules_scratch_destroy(engine->scratch);
     token_cache_destroy(engine->users);
     targets_fini(&engine->targets);
+    leases_destroy(engine->leases);
     token_fini(&engine->default_token);
     buf_fini_secret(&engine->authorization);
     mailbox_fini(&engine->outbox);

@@ -1,5 +1,5 @@
-/* The engine's inside, for engine.c (the life of a request) and engine_life.c (the life of the
- * engine) only.
+/* The engine's inside, for engine.c (the life of a request), engine_lookup.c (its upstream proxy)
+ * and engine_life.c (the life of the engine) only.
  *
  * The engine owns all of it.
  *
@@ -11,6 +11,7 @@
 
 #include "delivery.h"
 #include "engine.h"
+#include "leases.h"
 #include "lookup.h"
 #include "permits.h"
 #include "refresh.h"
@@ -43,9 +44,9 @@ struct engine {
     bool rules_attempted; /* the first fetch has ended, well or badly */
 
     struct token_cache *users;
+    struct leases *leases;
     struct permits permits;
     struct list waiting_for_rules;
-    struct list waiting_for_lookup;
     struct list live; /* all that have not ended */
     size_t live_count;
     struct list decided; /* to be taken by the binding */
@@ -59,6 +60,24 @@ engine_is_forked(const struct engine *engine)
 {
     return engine->owner != getpid();
 }
+
+/* The detail may be NULL: then what is written there already stays.  The request joins the decided
+ * ones; a caller that is still there takes it out again. */
+void
+engine_decide(struct engine *engine, struct request *request, enum reason reason,
+              const char *detail);
+/* By a lease or the backend. */
+void
+engine_look_up(struct engine *engine, struct request *request);
+void
+engine_lookup_answered(struct engine *engine, struct lookup *lookup);
+/* Once the engine is stopped and no record can come any more, its spool is for others to adopt: the
+ * engine itself lives for as long as somebody holds a flow. */
+void
+engine_let_go_of_spool(struct engine *engine);
+/* What the request was routed by is of no use. */
+void
+engine_drop_lease(struct engine *engine, struct request *request);
 
 /* Decides all who wait for a permit or the first rules until now_ms. */
 void

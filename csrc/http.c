@@ -55,6 +55,7 @@ struct transfer {
     struct http_call *call;
     int64_t deadline_ms;
     bool too_large, out_of_memory; /* why the body was refused */
+    bool cut;                      /* the rest of it was not wanted */
     bool running;
     char error[CURL_ERROR_SIZE];
 };
@@ -158,13 +159,19 @@ static size_t
 on_body(char *data, size_t size, size_t count, void *context)
 {
     struct transfer *transfer = context;
-    enum err err = buf_append(&transfer->call->answer, data, size * count);
+    struct buf *answer = &transfer->call->answer;
+    size_t len = size * count, room = answer->max - answer->len;
+    if (transfer->call->cuts_body && len > room) {
+        transfer->cut = true;
+        len = room;
+    }
+    enum err err = buf_append(answer, data, len);
     if (err) {
         transfer->too_large = err == ERR_LIMIT;
         transfer->out_of_memory = err == ERR_MEMORY;
         return 0;
     }
-    return size * count;
+    return transfer->cut ? 0 : size * count;
 }
 
 /* Stops at the first option that libcurl refuses: each is there for a reason. */
@@ -190,7 +197,8 @@ set_route(CURL *easy)
     SET(CURLOPT_PATH_AS_IS, 1L);
     SET(CURLOPT_DISALLOW_USERNAME_IN_URL, 1L);
     SET(CURLOPT_NETRC, (long)CURL_NETRC_IGNORED);
-    SET(CURLOPT_HTTP_VERSION, (long)CURL_HTTP_VERSION_1_1);
+    /* By ALPN, and so over TLS only. */
+    SET(CURLOPT_HTTP_VERSION, (long)CURL_HTTP_VERSION_2TLS);
     SET(CURLOPT_HTTP_CONTENT_DECODING, 0L);
     SET(CURLOPT_NOSIGNAL, 1L);
 #if LIBCURL_VERSION_NUM >= 0x075700
@@ -239,7 +247,7 @@ set_request(struct transfer *transfer)
     SET(CURLOPT_HTTPHEADER, (struct curl_slist *)call->headers);
     SET(CURLOPT_USERAGENT, "mitm-forwarder/" FORWARDER_VERSION);
     /* Refuses by Content-Length; the rest is refused in on_body. */
-    SET(CURLOPT_MAXFILESIZE_LARGE, (curl_off_t)call->max_body);
+    SET(CURLOPT_MAXFILESIZE_LARGE, call->cuts_body ? (curl_off_t)0 : (curl_off_t)call->max_body);
     SET(CURLOPT_WRITEFUNCTION, on_body);
     SET(CURLOPT_WRITEDATA, (void *)transfer);
     SET(CURLOPT_ERRORBUFFER, transfer->error);
@@ -289,7 +297,7 @@ transfer_put(struct http_client *client, struct transfer *transfer)
     call->headers = NULL;
     call->handle = NULL;
     transfer->call = NULL;
-    transfer->too_large = transfer->out_of_memory = transfer->running = false;
+    transfer->too_large = transfer->out_of_memory = transfer->cut = transfer->running = false;
     memset(transfer->error, 0, sizeof transfer->error);
     link_remove(&transfer->link);
     if (client->closing || client->idle_count >= client->max_connections) {
@@ -346,6 +354,28 @@ parse_retry_after(const char *text)
     return seconds > 0 ? (int64_t)(seconds * 1000) : 0;
 }
 
+/* All Cache-Control fields together, less the time that the answer has spent in a cache. */
+static int64_t
+fresh_ms(CURL *easy)
+{
+    struct curl_header *header;
+    int64_t fresh_s = -1;
+    for (size_t i = 0;
+         curl_easy_header(easy, "Cache-Control", i, CURLH_HEADER, -1, &header) == CURLHE_OK; i++) {
+        int64_t said_s = http_text_fresh_s(header->value);
+        fresh_s = said_s >= 0 && (fresh_s < 0 || said_s < fresh_s) ? said_s : fresh_s;
+        if (i + 1 >= header->amount) {
+            break;
+        }
+    }
+    const char *age = get_header(easy, "Age");
+    if (fresh_s > 0 && age != NULL) {
+        int64_t age_s = http_text_seconds(age, strlen(age));
+        fresh_s = age_s >= 0 && age_s < fresh_s ? fresh_s - age_s : 0;
+    }
+    return fresh_s < 0 ? -1 : fresh_s * 1000;
+}
+
 static void
 end_with_status(struct http_client *client, struct transfer *transfer)
 {
@@ -365,6 +395,7 @@ end_with_status(struct http_client *client, struct transfer *transfer)
     if (retry_after != NULL) {
         call->retry_after_ms = parse_retry_after(retry_after);
     }
+    call->fresh_ms = fresh_ms(transfer->easy);
     link_remove(&transfer->link);
     list_push_back(&client->ended, &transfer->link);
 }
@@ -426,7 +457,7 @@ collect(struct http_client *client)
         struct transfer *transfer = NULL;
         curl_easy_getinfo(message->easy_handle, CURLINFO_PRIVATE, (char **)&transfer);
         stop_running(client, transfer);
-        if (rc == CURLE_OK) {
+        if (rc == CURLE_OK || transfer->cut) {
             end_with_status(client, transfer);
             continue;
         }
@@ -578,7 +609,7 @@ http_start(struct http_client *client, struct http_call *call)
     call->status = 0;
     buf_init(&call->answer, call->max_body);
     call->etag[0] = call->message[0] = '\0';
-    call->retry_after_ms = -1;
+    call->retry_after_ms = call->fresh_ms = -1;
     call->handle = call->headers = NULL;
     if (client->closing) {
         return ERR_CLOSED;
@@ -692,7 +723,7 @@ http_client_create(const struct http_tls *tls, int max_connections, int connect_
     }
     err = ERR_LIBRARY;
     if (curl_multi_setopt(client->multi, CURLMOPT_MAXCONNECTS, (long)max_connections) ||
-        curl_multi_setopt(client->multi, CURLMOPT_PIPELINING, CURLPIPE_NOTHING)) {
+        curl_multi_setopt(client->multi, CURLMOPT_PIPELINING, CURLPIPE_MULTIPLEX)) {
         goto fail;
     }
     *out = client;

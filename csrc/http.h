@@ -40,6 +40,7 @@ struct http_call {
     struct slice body;           /* sent as application/json */
     int timeout_ms;
     size_t max_body;
+    bool cuts_body;     /* what is beyond max_body is not read, and the status counts all the same */
     http_done_fn *done; /* on the reactor thread, from http_run; may start other calls */
     /* out */
     enum http_failure failure;
@@ -47,6 +48,7 @@ struct http_call {
     struct buf answer;               /* body; http_call_fini frees it */
     char etag[HTTP_ETAG_SIZE];       /* "" where there is none */
     int64_t retry_after_ms;          /* -1 where there is none */
+    int64_t fresh_ms;                /* Cache-Control; 0: not to be used again, -1: says nothing */
     char message[HTTP_MESSAGE_SIZE]; /* one line for the log when failure is set; holds no secret */
     /* private */
     void *handle;

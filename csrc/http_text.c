@@ -58,6 +58,64 @@ http_text_is_etag(const char *text)
     return c[1] == '\0';
 }
 
+int64_t
+http_text_seconds(const char *text, size_t len)
+{
+    int64_t seconds = 0;
+    for (size_t i = 0; i < len; i++) {
+        if (text[i] < '0' || text[i] > '9') {
+            return -1;
+        }
+        seconds = seconds > INT32_MAX / 10 ? INT32_MAX : seconds * 10 + (text[i] - '0');
+    }
+    return len > 0 ? seconds : -1;
+}
+
+/* "max-age=5", or with the number in quotes, which some senders write. */
+static int64_t
+max_age_s(const char *value, size_t len)
+{
+    if (len >= 2 && value[0] == '"' && value[len - 1] == '"') {
+        value++;
+        len -= 2;
+    }
+    int64_t seconds = http_text_seconds(value, len);
+    return seconds < 0 ? 0 : seconds;
+}
+
+static bool
+is_directive(const char *text, size_t len, const char *name)
+{
+    return len == strlen(name) && strncasecmp(text, name, len) == 0;
+}
+
+int64_t
+http_text_fresh_s(const char *cache_control)
+{
+    int64_t fresh_s = -1;
+    const char *c = cache_control;
+    while (*c != '\0') {
+        c += strspn(c, ", \t");
+        size_t len = strcspn(c, ",");
+        const char *next = c + len;
+        while (len > 0 && is_blank(c[len - 1])) {
+            len--;
+        }
+        const char *equals = memchr(c, '=', len);
+        size_t name_len = equals != NULL ? (size_t)(equals - c) : len;
+        if (is_directive(c, name_len, "no-store") || is_directive(c, name_len, "no-cache")) {
+            return 0;
+        }
+        if (is_directive(c, name_len, "max-age")) {
+            int64_t age_s = equals != NULL ? max_age_s(equals + 1, len - name_len - 1) : 0;
+            /* Twice: the shorter one is the safe one. */
+            fresh_s = fresh_s < 0 || age_s < fresh_s ? age_s : fresh_s;
+        }
+        c = next;
+    }
+    return fresh_s;
+}
+
 void
 http_text_clean(char *text)
 {

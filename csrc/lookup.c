@@ -38,6 +38,7 @@ lookup_create(struct lookup_service *service, struct slice target_url, struct sl
     lookup->deadline_ms = deadline_ms;
     lookup->reason = REASON_internal;
     buf_init(&lookup->url, URL_ROOM);
+    buf_init(&lookup->lease_key, URL_ROOM + TOKEN_MAX);
     buf_init(&lookup->authorization, TOKEN_MAX + sizeof "Bearer ");
     enum err err = buf_append_string(&lookup->url, service->url);
     if (!err) {
@@ -76,6 +77,7 @@ lookup_destroy(struct lookup *lookup)
     http_call_fini(&lookup->call);
     buf_fini(&lookup->url);
     buf_fini_secret(&lookup->authorization);
+    buf_fini_secret(&lookup->lease_key);
     upstream_fini(&lookup->upstream);
     wire_id_fini(&lookup->user_id);
     mem_free(lookup);
@@ -101,6 +103,7 @@ answer_route(struct lookup *lookup)
     char message[WIRE_MESSAGE_SIZE] = "out of memory";
     enum err err = wire_parse_proxy(buf_slice(&lookup->call.answer), &proxy, message);
     if (err) {
+        lookup->lease_ms = 0;
         answer(lookup, REASON_bad_answer, message);
         return;
     }
@@ -111,6 +114,10 @@ answer_route(struct lookup *lookup)
     }
     else if (upstream_from_proxy(&proxy, &lookup->upstream, message)) {
         reason = REASON_bad_answer;
+        lookup->lease_ms = 0;
+    }
+    if (lookup->call.fresh_ms < 0 && proxy.ttl_ms > 0 && reason != REASON_bad_answer) {
+        lookup->lease_ms = proxy.ttl_ms;
     }
     lookup->user_id = proxy.user_id;
     proxy.user_id = (struct wire_id){.kind = WIRE_ID_NONE};
@@ -123,6 +130,9 @@ answer_status(struct lookup *lookup, int status)
 {
     char message[LOOKUP_MESSAGE_SIZE];
     lookup->token_accepted = status == 200 || status == 403 || status == 404;
+    if ((lookup->token_accepted || status == 401) && lookup->call.fresh_ms > 0) {
+        lookup->lease_ms = lookup->call.fresh_ms;
+    }
     switch (status) {
     case 200:
         answer_route(lookup);

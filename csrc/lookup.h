@@ -33,12 +33,14 @@ struct lookup {
     int64_t deadline_ms;
     struct buf url;
     struct buf authorization; /* empty: ask without a user */
+    struct buf lease_key;     /* the loop's; empty: nobody waits for this answer */
     struct http_call call;
     /* out */
     enum reason reason;  /* REASON_NONE: upstream is set */
     bool token_accepted; /* the backend knew the user: 200, 403 or 404 */
     struct upstream upstream;
     struct wire_id user_id;
+    int64_t lease_ms; /* how long the backend lets this answer be used again */
     char message[LOOKUP_MESSAGE_SIZE]; /* one line for the log and the answer's detail; holds no
                                           secret */
 };

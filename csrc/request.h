@@ -17,6 +17,7 @@ enum request_state {
     REQUEST_WAITS_FOR_RULES, /* the first list has not come yet */
     REQUEST_WAITS_FOR_PERMIT,
     REQUEST_WAITS_FOR_LOOKUP,
+    REQUEST_WAITS_FOR_LEASE, /* somebody else has asked the same */
     REQUEST_DECIDED,
 };
 
@@ -25,7 +26,7 @@ enum request_state {
 struct request {
     enum request_state state;
     struct link
-        link; /* in the engine's list of those that wait for rules, or of those just decided */
+        link; /* in a list of those that wait for rules or for a lease, or of those just decided */
     struct link live; /* in the engine's list of those that have not ended */
     struct permit permit;
     struct lookup *lookup; /* borrowed while the reactor has it */

@@ -14,6 +14,7 @@
 #define STATS_COUNTERS(X)                                                        \
     X(requests, "requests that entered the gateway")                             \
     X(routed, "requests that were given an upstream proxy")                      \
+    X(leased, "requests decided by an answer that the backend lets be used again") \
     X(blocked, "requests refused by a blacklist rule")                           \
     X(unauthorized, "requests without a usable user token")                      \
     X(overloaded, "requests refused for want of a permit")                       \

@@ -277,6 +277,35 @@ upstream_fini(struct upstream *upstream)
     *upstream = (struct upstream){.id = {.kind = WIRE_ID_NONE}};
 }
 
+static enum err
+copy_string(const char *from, char **to)
+{
+    *to = from != NULL ? mem_string(from) : NULL;
+    return from != NULL && *to == NULL ? ERR_MEMORY : ERR_OK;
+}
+
+enum err
+upstream_copy(const struct upstream *from, struct upstream *to)
+{
+    struct upstream copy = {.kind = from->kind, .port = from->port, .id = {.kind = WIRE_ID_NONE}};
+    enum err err = copy_string(from->host, &copy.host);
+    if (!err) {
+        err = copy_string(from->username, &copy.username);
+    }
+    if (!err) {
+        err = copy_string(from->password, &copy.password);
+    }
+    if (!err) {
+        err = wire_id_copy(&from->id, &copy.id);
+    }
+    if (err) {
+        upstream_fini(&copy);
+        return err;
+    }
+    *to = copy;
+    return ERR_OK;
+}
+
 const char *
 upstream_kind_name(enum upstream_kind kind)
 {

@@ -34,6 +34,8 @@ struct upstream {
 enum err
 upstream_from_proxy(struct wire_proxy *proxy, struct upstream *out,
                     char message[UPSTREAM_MESSAGE_SIZE]) MUST_CHECK;
+enum err
+upstream_copy(const struct upstream *from, struct upstream *to) MUST_CHECK;
 void
 upstream_fini(struct upstream *upstream);
 /* "http", "https", "socks4", … */

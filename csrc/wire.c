@@ -15,6 +15,7 @@
 #define TIMESTAMP_DIGITS 16
 /* Method, two URLs and two identifiers, escaped; what does not fit is refused, not cut. */
 #define ACTIVITY_MAX (1024 * 1024)
+#define TTL_MAX_S 86400
 
 void
 wire_init(void)
@@ -250,6 +251,23 @@ take_is_working(const json_t *object, bool *out, char message[WIRE_MESSAGE_SIZE]
     return ERR_OK;
 }
 
+/* Seconds. */
+static enum err
+take_ttl(const json_t *object, int64_t *out, char message[WIRE_MESSAGE_SIZE])
+{
+    const json_t *value = json_object_get(object, "ttl");
+    if (value == NULL || json_is_null(value)) {
+        return ERR_OK;
+    }
+    double seconds = json_number_value(value);
+    if (!json_is_number(value) || !(seconds >= 0)) {
+        snprintf(message, WIRE_MESSAGE_SIZE, "ttl must be a number of seconds");
+        return ERR_INVALID;
+    }
+    *out = (int64_t)((seconds < TTL_MAX_S ? seconds : TTL_MAX_S) * 1000);
+    return ERR_OK;
+}
+
 static enum err
 take_proxy_strings(const json_t *root, struct wire_proxy *proxy, char message[WIRE_MESSAGE_SIZE])
 {
@@ -273,7 +291,7 @@ take_proxy_strings(const json_t *root, struct wire_proxy *proxy, char message[WI
 enum err
 wire_parse_proxy(struct slice body, struct wire_proxy *out, char message[WIRE_MESSAGE_SIZE])
 {
-    struct wire_proxy proxy = {.port = -1, .is_working = true};
+    struct wire_proxy proxy = {.port = -1, .is_working = true, .ttl_ms = -1};
     json_t *root;
     enum err err = load(body, JSON_OBJECT, &root, message);
     if (err) {
@@ -291,6 +309,9 @@ wire_parse_proxy(struct slice body, struct wire_proxy *out, char message[WIRE_ME
     }
     if (!err) {
         err = take_is_working(root, &proxy.is_working, message);
+    }
+    if (!err) {
+        err = take_ttl(root, &proxy.ttl_ms, message);
     }
     json_decref(root);
     if (err) {
@@ -317,7 +338,7 @@ wire_proxy_fini(struct wire_proxy *proxy)
     mem_free(proxy->protocol);
     free_secret_string(proxy->username);
     free_secret_string(proxy->password);
-    *proxy = (struct wire_proxy){.port = -1, .is_working = true};
+    *proxy = (struct wire_proxy){.port = -1, .is_working = true, .ttl_ms = -1};
 }
 
 static enum err

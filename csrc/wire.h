@@ -40,6 +40,7 @@ struct wire_proxy {
     char *ip, *address, *protocol, *username, *password; /* owned; NULL where absent or null */
     int64_t port;                                        /* -1 where absent */
     bool is_working;                                     /* true where absent */
+    int64_t ttl_ms;                                      /* -1 where absent */
 };
 
 /* ERR_INVALID writes one line into message. */

@@ -79,7 +79,7 @@ class Forwarder:
             return bridge.drain_and_stop()
         layers.use(None)
         turbo.uninstall(self._cuts)
-        bridge.stop()
+        bridge.hand_over()
         return None
 
     def _reconfigure(self) -> None:
@@ -106,7 +106,7 @@ class Forwarder:
         if self._running:
             bridge.start()
         if old is not None:
-            old.stop()
+            old.hand_over()
 
     # ---- connections
 
@@ -141,6 +141,7 @@ class Forwarder:
             if pending is not None:
                 await pending
             _stream_upload(flow.request, self.bridge.config.stream_threshold_bytes)
+            self._say_goodbye(flow)
         except (Exception, asyncio.CancelledError):
             # An exception that leaves a hook is lost, a cancellation leaves the stream waiting.
             logger.exception("The engine failed to decide about a request.")
@@ -156,6 +157,7 @@ class Forwarder:
         if self.bridge is None or routes.plan_of(flow) is None:
             return
         assert flow.response is not None
+        self._say_goodbye(flow)
         if _is_unbounded(flow, self.bridge.config.stream_threshold_bytes):
             flow.response.stream = True
         if flow.response.stream and not self.bridge.engine.record(flow):
@@ -181,6 +183,15 @@ class Forwarder:
 
     def error(self, flow: http.HTTPFlow) -> None:
         self._end(flow)
+
+    def _say_goodbye(self, flow: http.HTTPFlow) -> None:
+        """While shutting down: the client's next request is for somebody else. HTTP/2 has no such
+        header.
+        """
+        if self.bridge is None or not self.bridge.draining or flow.response is None:
+            return
+        if flow.request.http_version.startswith("HTTP/1") and flow.response.status_code != 101:
+            flow.response.headers["Connection"] = "close"
 
     def _end(self, flow: http.HTTPFlow) -> None:
         if self.bridge is not None and routes.plan_of(flow) is not None:
@@ -217,11 +228,9 @@ def _is_onboarding(flow: http.HTTPFlow) -> bool:
 
 
 def _stream_upload(request: http.Request, threshold_bytes: int) -> None:
-    """A body that is large, or of unknown size, goes through without being kept."""
+    """A large body goes through without being kept; so does one of unknown size (streams.py)."""
     length = request.headers.get("content-length", "")
-    if "transfer-encoding" in request.headers or (
-        length.isdecimal() and int(length) > threshold_bytes
-    ):
+    if length.isdecimal() and int(length) > threshold_bytes:
         request.stream = True
 
 

@@ -7,9 +7,12 @@ Loop thread only.
 from __future__ import annotations
 
 import asyncio
+import atexit
+import contextlib
 import logging
-import time
+import signal
 from collections.abc import Awaitable
+from collections.abc import Iterator
 
 from mitmproxy import connection
 from mitmproxy import ctx
@@ -24,6 +27,8 @@ from .routes import Route
 
 logger = logging.getLogger(__name__)
 
+FLUSH_CHECK_SECONDS = 0.02
+MEMORY_FLUSH_SECONDS = 2.0
 SECRETS_CHECK_SECONDS = 5.0
 """How often the files of the tokens are looked at: a rotated token is in use after this time."""
 
@@ -53,6 +58,8 @@ class Bridge:
         self._secrets_check: asyncio.TimerHandle | None = None
         self._listeners: tuple[tuple[str, int], ...] = ()
         self._drained: asyncio.Future[None] | None = None
+        self.draining = False
+        """Shutting down: no client should keep its connection."""
         self.engine = _core.Engine(
             config,
             loop=self._loop,
@@ -67,31 +74,53 @@ class Bridge:
         """Start the threads. From now on the loop drains what they say."""
         self._loop.add_reader(self.engine.fileno(), self.engine.drain)
         self.engine.start()
+        # However the process ends: after Python the libraries clean up, under the threads' feet.
+        atexit.register(self.engine.stop, 0.0)
         self._check_secrets()
 
     def stop(self, timeout: float = 0.0) -> None:
         """Send what can be sent within `timeout` seconds, join the threads. Blocks the loop."""
+        atexit.unregister(self.engine.stop)
         if self._secrets_check is not None:
             self._secrets_check.cancel()
         self._loop.remove_reader(self.engine.fileno())
         self.engine.stop(timeout)
 
+    def hand_over(self) -> None:
+        """Stop for another bridge, which adopts the records from the disk; those in memory have to
+        be sent now. Blocks the loop.
+        """
+        self.stop(0.0 if self.config.activity_spool_dir else MEMORY_FLUSH_SECONDS)
+
     async def drain_and_stop(self) -> None:
         """Refuse what is new, let what runs come to its end, answer who still waits, record who
-        never got an answer, then stop; all within SHUTDOWN_TIMEOUT.
+        never got an answer, send the records, then stop; all within SHUTDOWN_TIMEOUT, or at once
+        after a second signal.
         """
-        deadline = time.monotonic() + self.config.shutdown_timeout
+        timeout = self.config.shutdown_timeout
+        deadline = self._loop.time() + timeout
+        self.draining = True
         self.engine.refuse()
-        # Half of the time is for the requests, the rest for their records.
-        if not await self._drain(self.config.shutdown_timeout / 2):
-            self.engine.give_up()
-            if not await self._drain(self.config.shutdown_timeout / 8):
-                logger.warning("Some requests are still running and will be cut off.")
-        self.engine.record_unfinished()
-        self.stop(max(0.0, deadline - time.monotonic()))
+        with self._second_signal() as hurry:
+            # Half of the time is for the requests, the rest for their records.
+            if not await self._drain(timeout / 2):
+                self.engine.give_up()
+                if not await self._drain(timeout / 8):
+                    logger.warning("Some requests are still running and will be cut off.")
+            self.engine.record_unfinished()
+            # Not in engine.stop, where the loop could not hear a signal.
+            while (
+                not hurry.is_set()
+                and self._loop.time() < deadline
+                and self.engine.stats()["spool_depth"] > 0
+            ):
+                await asyncio.sleep(FLUSH_CHECK_SECONDS)
+        self.stop()
 
     async def _drain(self, timeout: float) -> bool:
-        """Wait until every request has ended; False when `timeout` seconds were not enough."""
+        """Wait until every request has ended, or a second signal; False when `timeout` seconds were
+        not enough.
+        """
         self._drained = self._loop.create_future()
         self._note_drained()
         try:
@@ -99,6 +128,22 @@ class Bridge:
         except TimeoutError:
             return False
         return True
+
+    @contextlib.contextmanager
+    def _second_signal(self) -> Iterator[asyncio.Event]:
+        """Whoever sends another SIGTERM or SIGINT does not want to wait."""
+        hurry = asyncio.Event()
+
+        def heard() -> None:
+            hurry.set()
+            if self._drained is not None and not self._drained.done():
+                self._drained.set_result(None)
+
+        # mitmproxy has handlers of its own only where the loop can have some.
+        with contextlib.suppress(NotImplementedError, ValueError, RuntimeError):
+            for number in (signal.SIGTERM, signal.SIGINT):
+                self._loop.add_signal_handler(number, heard)
+        yield hurry
 
     def answer(
         self, reason: str, request_id: str, method: str, detail: str | None

@@ -43,6 +43,8 @@ ANSWERS: Mapping[str, Answer] = MappingProxyType(
         "bad_request": Answer(400, "http_request_error", "The request is malformed."),
         "misdirected": Answer(421, "http_request_error", "The request names two targets."),
         "request_timeout": Answer(408, "http_request_error", "The request stopped coming."),
+        "headers_too_large": Answer(431, "http_request_error", "The request's head is too large."),
+        "request_too_large": Answer(413, "http_request_error", "The request is too large."),
         # The backend.
         "no_proxy": Answer(502, "destination_unavailable", "No working proxy is available."),
         "proxy_not_working": Answer(502, "destination_unavailable", "The proxy is out of order."),

@@ -110,14 +110,15 @@ def is_alive(slot: Path) -> bool:
 
 def read_slot(path: Path) -> Slot:
     """All about one slot; changes nothing."""
-    waiting, oldest_at, dead = 0, None, ()
+    waiting: int = 0
+    oldest_at: float | None = None
+    dead: tuple[DeadLetter, ...] = ()
     with connect(path) as database:
         if database is not None:
             (waiting,) = database.execute("SELECT records FROM counts").fetchone()
-            for (oldest_at,) in database.execute(
-                "SELECT added_at FROM records ORDER BY row LIMIT 1"
-            ):
-                pass
+            (oldest_at,) = database.execute(
+                "SELECT (SELECT added_at FROM records ORDER BY row LIMIT 1)"
+            ).fetchone()
             rows = database.execute(
                 "SELECT key, body, status, answer, buried_at FROM dead ORDER BY row"
             )

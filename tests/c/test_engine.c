@@ -432,7 +432,135 @@ test_new_secrets(void)
     WAIT_UNTIL(engine_counter(rig->engine, STATS_records_delivered) == 1);
 }
 
-TESTS(TEST(route_and_record), TEST(blacklist), TEST(no_rules), TEST(tokens), TEST(backend_answers),
-      TEST(timeout), TEST(permits), TEST(retry), TEST(judge), TEST(stop),
-      TEST(stop_during_failover), TEST(give_up), TEST(record_unfinished), TEST(calls_after_stop),
-      TEST(delivery_goes_on), TEST(new_secrets))
+#define PROXY_LEASED                                                                               \
+    "{\"id\": 44, \"ip\": \"127.0.0.3\", \"port\": 3128, \"user_id\": 9, \"ttl\": 60}"
+
+static bool
+ask_and_wait(struct rig *rig, size_t number, const char *host, const char *token)
+{
+    double since = harness_seconds();
+    if (ask(rig, number, host, token)) {
+        return false;
+    }
+    while (!is_decided(rig, rig->requests[number]) && harness_may_wait(since)) {
+    }
+    return request_upstream(rig->requests[number]) != NULL;
+}
+
+static void
+release(struct rig *rig, size_t number)
+{
+    engine_release(rig->engine, rig->requests[number]);
+    rig->requests[number] = NULL;
+}
+
+/* One call serves all requests of this user to this host, and no other. */
+static void
+test_lease(void)
+{
+    RIG(rig);
+    rig->config.max_concurrent = 10;
+    TRY(begin_engine(rig));
+    WAIT_UNTIL(rules_of(rig) == 1);
+    atomic_store(&rig->server.said[PROXY].body, PROXY_LEASED);
+    REQUIRE(ask_and_wait(rig, 0, "good.test", "Bearer " JWT));
+    CHECK_INT(atomic_load(&rig->server.said[PROXY].asked), 1);
+    TRY(ask(rig, 1, "GOOD.test", "Bearer " JWT));
+    REQUIRE(request_is_decided(rig->requests[1]) && request_upstream(rig->requests[1]) != NULL);
+    CHECK_STRING(request_upstream(rig->requests[1])->host, "127.0.0.3");
+    CHECK_INT((long long)engine_counter(rig->engine, STATS_leased), 1);
+    CHECK_INT(atomic_load(&rig->server.said[PROXY].asked), 1);
+    CHECK(ask_and_wait(rig, 2, "good.test", "Bearer other"));
+    CHECK_INT(atomic_load(&rig->server.said[PROXY].asked), 2);
+    CHECK(ask_and_wait(rig, 3, "www.good.test", "Bearer " JWT));
+    CHECK_INT(atomic_load(&rig->server.said[PROXY].asked), 3);
+}
+
+/* A leased proxy that cannot be reached is asked about again, and is nobody's any more. */
+static void
+test_lease_is_dropped(void)
+{
+    RIG(rig);
+    rig->config.proxy_retries = 0;
+    TRY(begin_engine(rig));
+    WAIT_UNTIL(rules_of(rig) == 1);
+    atomic_store(&rig->server.said[PROXY].body, PROXY_LEASED);
+    REQUIRE(ask_and_wait(rig, 0, "good.test", "Bearer " JWT));
+    TRY(ask(rig, 1, "good.test", "Bearer " JWT));
+    REQUIRE(request_upstream(rig->requests[1]) != NULL);
+    release(rig, 0);
+    atomic_store(&rig->server.said[PROXY].body, PROXY_42);
+    TRY(engine_retry(rig->engine, rig->requests[1]));
+    WAIT_UNTIL(is_decided(rig, rig->requests[1]));
+    REQUIRE(request_upstream(rig->requests[1]) != NULL);
+    CHECK_STRING(request_upstream(rig->requests[1])->host, "127.0.0.1");
+    REQUIRE(ask_and_wait(rig, 0, "good.test", "Bearer " JWT));
+    CHECK_STRING(request_upstream(rig->requests[0])->host, "127.0.0.1");
+    CHECK_INT(atomic_load(&rig->server.said[PROXY].asked), 3);
+}
+
+/* Identical asks at the same time are one call, once the backend has granted a lease. */
+static void
+test_asks_are_coalesced(void)
+{
+    RIG(rig);
+    rig->config.max_concurrent = 10;
+    TRY(begin_engine(rig));
+    WAIT_UNTIL(rules_of(rig) == 1);
+    atomic_store(&rig->server.said[PROXY].body, PROXY_LEASED);
+    REQUIRE(ask_and_wait(rig, 0, "first.test", "Bearer " JWT));
+    TRY(ask(rig, 1, "good.test", "Bearer " JWT));
+    TRY(ask(rig, 2, "good.test", "Bearer " JWT));
+    TRY(ask(rig, 3, "good.test", "Bearer " JWT));
+    CHECK(!request_is_decided(rig->requests[1]));
+    engine_finish(rig->engine, rig->requests[3]); /* its client went away */
+    WAIT_UNTIL(is_decided(rig, rig->requests[1]) && is_decided(rig, rig->requests[2]));
+    CHECK(request_upstream(rig->requests[1]) != NULL);
+    CHECK(request_upstream(rig->requests[2]) != NULL);
+    CHECK_INT(atomic_load(&rig->server.said[PROXY].asked), 2);
+}
+
+/* The one answer that they waited for grants no lease after all: each asks for itself. */
+static void
+test_coalesced_in_vain(void)
+{
+    RIG(rig);
+    rig->config.max_concurrent = 10;
+    TRY(begin_engine(rig));
+    WAIT_UNTIL(rules_of(rig) == 1);
+    atomic_store(&rig->server.said[PROXY].body, PROXY_LEASED);
+    REQUIRE(ask_and_wait(rig, 0, "first.test", "Bearer " JWT));
+    atomic_store(&rig->server.said[PROXY].body, PROXY_42);
+    TRY(ask(rig, 1, "good.test", "Bearer " JWT));
+    TRY(ask(rig, 2, "good.test", "Bearer " JWT));
+    TRY(ask(rig, 3, "good.test", "Bearer " JWT));
+    for (size_t i = 1; i <= 3; i++) {
+        WAIT_UNTIL(is_decided(rig, rig->requests[i]));
+        CHECK(request_upstream(rig->requests[i]) != NULL);
+    }
+    CHECK_INT(atomic_load(&rig->server.said[PROXY].asked), 4);
+}
+
+/* Stopped while one asks and two wait for that answer. */
+static void
+test_stop_with_waiting(void)
+{
+    RIG(rig);
+    rig->config.max_concurrent = 10;
+    TRY(begin_engine(rig));
+    WAIT_UNTIL(rules_of(rig) == 1);
+    atomic_store(&rig->server.said[PROXY].body, PROXY_LEASED);
+    REQUIRE(ask_and_wait(rig, 0, "first.test", "Bearer " JWT));
+    atomic_store(&rig->server.said[PROXY].status, 0);
+    TRY(ask(rig, 1, "good.test", "Bearer " JWT));
+    TRY(ask(rig, 2, "good.test", "Bearer " JWT));
+    engine_stop(rig->engine, 0);
+    CHECK(request_is_decided(rig->requests[1]) && request_is_decided(rig->requests[2]));
+    CHECK_INT(request_reason(rig->requests[2]), REASON_shutting_down);
+}
+
+TESTS(TEST(lease), TEST(lease_is_dropped), TEST(asks_are_coalesced), TEST(coalesced_in_vain),
+      TEST(stop_with_waiting), TEST(route_and_record), TEST(blacklist), TEST(no_rules),
+      TEST(tokens), TEST(backend_answers), TEST(timeout), TEST(permits), TEST(retry), TEST(judge),
+      TEST(stop), TEST(stop_during_failover), TEST(give_up), TEST(record_unfinished),
+      TEST(calls_after_stop), TEST(delivery_goes_on), TEST(new_secrets))

@@ -48,6 +48,37 @@ test_etag(void)
 }
 
 static void
+test_fresh(void)
+{
+    static const struct {
+        const char *text;
+        int64_t seconds;
+    } cases[] = {
+        {"", -1},
+        {"private", -1},
+        {"max-age=5", 5},
+        {"Private , Max-Age=60 , must-revalidate", 60},
+        {"max-age=\"7\"", 7},
+        {"max-age=0", 0},
+        {"no-store", 0},
+        {"max-age=60, No-Store", 0},
+        {"no-cache=\"x\", max-age=60", 0},
+        {"max-age=60, max-age=5", 5},
+        {"max-age", 0},
+        {"max-age=", 0},
+        {"max-age=-1", 0},
+        {"max-age=1.5", 0},
+        {"max-age=99999999999999999999", INT32_MAX},
+        {"s-maxage=9", -1},
+        {"x-max-age=9", -1},
+        {",,", -1},
+    };
+    for (size_t i = 0; i < COUNT_OF(cases); i++) {
+        CHECK_INT(http_text_fresh_s(cases[i].text), cases[i].seconds);
+    }
+}
+
+static void
 test_clean(void)
 {
     char text[] = "a\r\nb\x01\x7f\xc3\xa4";
@@ -55,4 +86,4 @@ test_clean(void)
     CHECK_STRING(text, "a  b  \xc3\xa4");
 }
 
-TESTS(TEST(value), TEST(url), TEST(etag), TEST(clean))
+TESTS(TEST(value), TEST(url), TEST(etag), TEST(fresh), TEST(clean))

@@ -8,6 +8,8 @@ from __future__ import annotations
 import asyncio
 import datetime
 import ipaddress
+import itertools
+import re
 import ssl
 from pathlib import Path
 
@@ -117,6 +119,16 @@ class Listener:
         await asyncio.gather(*self.tasks, return_exceptions=True)
 
 
+CHUNKED = b"Transfer-Encoding: chunked\r\n\r\n4\r\nbody\r\n"
+ENDINGS = {
+    "/trailers": CHUNKED + b"0\r\nX-Trailer: yes\r\nServer-Timing: 1\r\n\r\n",
+    "/endless-trailers": CHUNKED + b"0\r\nX-Trailer: ",
+    "/endless-chunk": CHUNKED + b"1;",
+    "/endless-head": b"X-Head: ",
+}
+"""Heads and bodies after a status line of 200, by path."""
+
+
 class Origin(Listener):
     """A web server that does what the path says."""
 
@@ -128,7 +140,7 @@ class Origin(Listener):
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.peers.append(writer.get_extra_info("peername")[1])
-        while True:
+        for served in itertools.count():
             head = Head(await reader.readuntil(b"\r\n\r\n"))
             self.heads.append(head)
             path = head.first[1].partition("?")[0]
@@ -136,6 +148,12 @@ class Origin(Listener):
                 return
             if path == "/silent":
                 await reader.read()  # until the other side gives up
+                return
+            if path == "/once" and served > 0:  # not for a connection that was used before
+                return
+            if path == "/once-half" and served > 0:
+                writer.write(b"HTTP/1.1 2")
+                await writer.drain()
                 return
             if path == "/half":
                 writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nhalf")
@@ -145,6 +163,14 @@ class Origin(Listener):
                 writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nhalf")
                 await reader.read()
                 return
+            if path in ENDINGS:
+                writer.write(b"HTTP/1.1 200 OK\r\n" + ENDINGS[path])
+                while path.startswith("/endless"):
+                    writer.write(bytes(CHUNK))
+                    await writer.drain()
+                continue
+            if path == "/chunked":
+                await reader.readuntil(b"\r\n0\r\n\r\n")
             if path == "/ws":
                 writer.write(
                     b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\n"
@@ -224,7 +250,7 @@ class Proxy(Listener):
     ) -> None:
         async def up() -> None:
             while data := await reader.read(CHUNK):
-                if plain and data.startswith((b"GET http://", b"POST http://", b"HEAD http://")):
+                if plain and re.match(rb"[A-Z]+ http://", data):
                     head = Head(data)
                     self.heads.append(head)
                     data = data.replace(

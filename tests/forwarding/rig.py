@@ -72,8 +72,10 @@ class Engine:
         self.reasons: list[str] = []
         self.verdict: Any = True
         self.on_requestheaders: Any = None
+        self.on_responseheaders: Any = None
         self.on_response: Any = None
         self.ended: list[tuple[str, http.HTTPFlow]] = []
+        self.finished: list[http.HTTPFlow] = []
         self.failing_retry = False
 
     # the addon's side
@@ -122,6 +124,8 @@ class Engine:
     def responseheaders(self, flow: http.HTTPFlow) -> None:
         if "stream" in flow.request.query:
             flow.response.stream = True
+        if self.on_responseheaders:
+            self.on_responseheaders(flow)
 
     def response(self, flow: http.HTTPFlow) -> None:
         self.ended.append(("response", flow))
@@ -138,6 +142,9 @@ class Engine:
         if not self.verdict:
             flow.response = make_response("blacklisted", flow.__dict__["_forwarder"].id)
         return bool(self.verdict)
+
+    def finish(self, flow: http.HTTPFlow) -> None:
+        self.finished.append(flow)
 
     async def retry(self, flow: http.HTTPFlow, reason: str) -> None:
         self.reasons.append(reason)

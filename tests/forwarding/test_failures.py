@@ -218,3 +218,51 @@ async def test_streamed_answer_that_stalls(rig: Rig, version: str) -> None:
         await until(lambda: rig.engine.ended, "the flow has ended")
         assert [kind for kind, _ in rig.engine.ended] == ["error"]
         await until(lambda: rig.secure_origin.open == 0, "the upstream connection is closed")
+
+
+# ---- connections that die when they are used again
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD", "DELETE"])
+async def test_a_reused_connection_that_dies(rig: Rig, method: str) -> None:
+    """As if the target had closed it at the very moment: sent again, once, to the same proxy."""
+    client = await rig.client()
+    assert await usable(client, rig)
+    client.request(rig.url("/once"), method)
+    head, _ = await client.response(bodyless=method == "HEAD")
+    assert head.status == 200
+    assert [h.first[:2] for h in rig.origin.heads[1:]] == [[method, "/once"]] * 2
+    assert rig.proxy.accepted == 2
+    assert rig.engine.reasons == []
+    assert len(rig.engine.ended) == 2
+    await client.close()
+
+
+async def test_it_is_sent_again_only_once(rig: Rig) -> None:
+    client = await rig.client()
+    assert await usable(client, rig)
+    assert reason(await client.get(rig.url("/die"))) == "upstream_failed"
+    assert len(rig.origin.heads) == 3
+    await client.close()
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body"),
+    [("POST", "/once", ""), ("PUT", "/once", "body"), ("GET", "/once-half", "")],
+)
+async def test_what_is_not_sent_again(rig: Rig, method: str, path: str, body: str) -> None:
+    """Not idempotent, with a body, or after a byte of the answer."""
+    client = await rig.client()
+    assert await usable(client, rig)
+    client.request(rig.url(path), method, f"Content-Length: {len(body)}\r\n" if body else "")
+    client.send(body.encode())
+    assert reason(await client.response()) == "upstream_failed"
+    assert len(rig.origin.heads) == 2
+    await client.close()
+
+
+async def test_a_fresh_connection_that_dies(rig: Rig) -> None:
+    client = await rig.client()
+    assert reason(await client.get(rig.url("/die"))) == "upstream_failed"
+    assert len(rig.origin.heads) == 1
+    await client.close()

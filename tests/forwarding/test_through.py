@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from typing import Any
 
 import pytest
@@ -102,12 +103,18 @@ async def test_more_hosts_than_mitmproxy_allows_per_address(rig: Rig) -> None:
 
 
 async def test_idle_upstream_is_closed(rig: Rig) -> None:
-    rig.engine.upstream_idle_timeout = 0.2
-    rig.engine.connect_timeout = rig.engine.response_timeout = 0.3
+    """In its time, whatever the other deadlines are, and not while it is in use."""
+    rig.engine.upstream_idle_timeout = 1.2
+    rig.engine.connect_timeout = rig.engine.response_timeout = 60
+    rig.engine.stream_idle_timeout = 60
     client = await rig.client()
     assert await usable(client, rig)
+    started = time.monotonic()
     await until(lambda: rig.proxy.open == 0, "the idle connection is closed")
-    assert await usable(client, rig)
+    assert 0.8 < time.monotonic() - started < 2
+    client.request(rig.url("/silent"))
+    await asyncio.sleep(2)
+    assert rig.proxy.open == 1
     assert rig.proxy.accepted == 2
     await client.close()
 

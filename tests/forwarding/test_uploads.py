@@ -188,3 +188,32 @@ async def test_client_that_leaves_after_its_rejected_upload(rig: Rig) -> None:
     handlers = rig.master.addons.get("proxyserver").connections
     await until(lambda: not handlers, "the client connection is gone")
     assert [kind for kind, _ in rig.engine.ended] == ["response"]
+
+
+@pytest.mark.parametrize("stream", ["", "?stream=1"])
+async def test_killed_in_responseheaders(rig: Rig, stream: str) -> None:
+    """An HTTP/2 client loses this stream only, and the upstream is told."""
+    rig.engine.on_responseheaders = lambda flow: (
+        flow.kill() if "stall" in flow.request.path else None
+    )
+    result = await rig.curl("--http2", rig.secure_url(f"/stall{stream}"), rig.secure_url("/"))
+    assert result.codes == [0, 200], result.err
+    assert result.connects == [1, 0]
+    assert [kind for kind, _ in rig.engine.ended] == ["error", "response"]
+    assert [flow.live for _, flow in rig.engine.ended] == [False, False]
+    await until(lambda: rig.secure_origin.open == 0, "the upstream connection is closed")
+    client = await rig.client()
+    client.request(rig.url(f"/stall{stream}"))
+    assert await client.rest() == b""
+    await until(lambda: rig.origin.open == 0, "the upstream connection is closed")
+    await client.close()
+
+
+async def test_killed_while_an_h2_upstream_waits(rig: Rig) -> None:
+    """The client resets its stream while a hook runs: nothing of it stays."""
+    rig.engine.delay = 0.5
+    result = await rig.curl("--http2", "-m", "0.3", rig.secure_url("/silent"))
+    assert result.returncode == 28
+    await until(lambda: rig.engine.ended, "the flow has ended")
+    assert [kind for kind, _ in rig.engine.ended] == ["error"]
+    assert rig.proxy.accepted == 0

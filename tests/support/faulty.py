@@ -23,7 +23,6 @@ import time
 from collections.abc import Awaitable
 from collections.abc import Callable
 from dataclasses import dataclass
-from dataclasses import field
 from types import TracebackType
 from typing import Any
 from typing import Self
@@ -137,8 +136,10 @@ class FaultyBackend:
         trace: TracebackType | None,
     ) -> None:
         self.refuse()
+        asyncio.run_coroutine_threadsafe(self._end_tasks(), self._loop).result(10)
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
+        self._loop.close()
         self._reservation.close()
 
     # -- what it does ----------------------------------------------------------------------
@@ -190,6 +191,12 @@ class FaultyBackend:
             self._server = None
         for writer in list(self._writers):
             writer.transport.abort()
+
+    async def _end_tasks(self) -> None:
+        tasks = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.connections += 1
@@ -272,7 +279,7 @@ async def silent(exchange: Exchange) -> None:
 
 async def dribble(exchange: Exchange) -> None:
     """A head, and then a byte now and then: something always moves."""
-    await exchange.write(_head(200, {"Content-Length": "100000"}))
+    await exchange.write(_head(200, {"Content-Length": "1000"}))
     while not exchange.writer.transport.is_closing():
         await exchange.write(b" ")
         await asyncio.sleep(0.05)
@@ -328,10 +335,12 @@ async def huge_announced(exchange: Exchange) -> None:
         await exchange.write(b" " * 0x100000)
 
 
+GZIP_BOMB = gzip.compress(b" " * 10_000_000)
+
+
 async def gzip_bomb(exchange: Exchange) -> None:
     """Compressed although nobody allowed it, and large when it is not."""
-    data = gzip.compress(b" " * 50_000_000)
-    await exchange.answer(200, data, {"Content-Encoding": "gzip"})
+    await exchange.answer(200, GZIP_BOMB, {"Content-Encoding": "gzip"})
 
 
 async def redirect(exchange: Exchange) -> None:
@@ -356,7 +365,8 @@ class Fault:
     """Status and error code of a request's answer; None: it is routed all the same."""
     activity_accepts: bool = False
     """A 2xx is a 2xx, whatever its body says."""
-    headers: dict[str, str] = field(default_factory=dict)
+    waits: bool = False
+    """The answer comes when HTTPX_TIMEOUT is over."""
 
 
 UNREACHABLE = (502, "backend_unreachable")
@@ -366,9 +376,9 @@ ERROR = (502, "backend_error")
 
 FAULTS = [
     Fault("refused", None, UNREACHABLE),
-    Fault("no answer", silent, TIMEOUT),
-    Fault("slower than the deadline", late(60), TIMEOUT),
-    Fault("a byte now and then", dribble, TIMEOUT),
+    Fault("no answer", silent, TIMEOUT, waits=True),
+    Fault("slower than the deadline", late(60), TIMEOUT, waits=True),
+    Fault("a byte now and then", dribble, TIMEOUT, waits=True),
     Fault("reset before the answer", reset_before_answer, UNREACHABLE),
     Fault("reset in the head", reset_in_head, UNREACHABLE),
     Fault("reset in the body", reset_in_body, UNREACHABLE),
@@ -378,11 +388,11 @@ FAULTS = [
     Fault("500", status(500), ERROR),
     Fault("429 with Retry-After", status(429, b"{}", {"Retry-After": "1"}), ERROR),
     Fault("HTML for JSON", html, UNUSABLE, activity_accepts=True),
-    Fault("100 MB", huge, UNUSABLE),
-    Fault("100 MB, announced", huge_announced, UNUSABLE),
-    Fault("deep JSON", deep_json, UNUSABLE),
+    Fault("100 MB", huge, UNUSABLE, activity_accepts=True),
+    Fault("100 MB, announced", huge_announced, UNUSABLE, activity_accepts=True),
+    Fault("deep JSON", deep_json, UNUSABLE, activity_accepts=True),
     Fault("duplicate keys", duplicate_keys, UNUSABLE, activity_accepts=True),
     Fault("wrong types", wrong_types, UNUSABLE, activity_accepts=True),
     Fault("redirect", redirect, ERROR),
-    Fault("gzip bomb", gzip_bomb, UNUSABLE),
+    Fault("gzip bomb", gzip_bomb, UNUSABLE, activity_accepts=True),
 ]
