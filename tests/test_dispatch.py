@@ -240,6 +240,21 @@ def test_own_addons_are_asked_once() -> None:
     assert tables["request"].steps == []
 
 
+def test_chain_changed_by_hand() -> None:
+    """Who changes the list itself, as some addons do to be the first, is seen from the next hook."""
+
+    async def main(cls: type[addonmanager.AddonManager]) -> list[str]:
+        world = World(cls, [("own", {"response": "note"}, None)] * 2)
+        await world.run(["response"])
+        world.manager.chain.insert(0, world.make(("foreign", {"response": "note"}, None)))
+        await world.run(["response"])
+        world.manager.chain[:] = world.manager.chain[1:]
+        await world.run(["response"])
+        return world.trace
+
+    assert asyncio.run(main(dispatch.Dispatcher)) == asyncio.run(main(addonmanager.AddonManager))
+
+
 def test_patch_from_a_script_is_seen() -> None:
     """A script that patches one of mitmproxy's addons in its own `running` or `configure`."""
     world = World(dispatch.Dispatcher, [("own", {"response": "note"}, None)])
