@@ -1,7 +1,8 @@
 # `make demo` and `make test` work on a machine that has nothing but git and make.  `make help` lists the rest.
 #
 # Everything made lies in .venv (Python and its packages), .venvs (the same, for other versions), build (all else) and
-# mitm_forwarder/_core.abi3.so.  Rules for the C tests are in tests/c/rules.mk.
+# mitm_forwarder/_core.abi3.so.  Rules for the C tests are in tests/c/rules.mk, those for fuzzing and for the
+# benchmark of the blacklist in tests/fuzz/rules.mk and bench/rules/rules.mk.
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DELETE_ON_ERROR:
@@ -51,6 +52,8 @@ demo: $(CORE) ## backend, proxy, target and one request of each kind on this mac
 # --- tests --------------------------------------------------------------------------------------------------------
 
 include tests/c/rules.mk
+include tests/fuzz/rules.mk
+include bench/rules/rules.mk
 
 # In this order, so that the quick ones fail first.  Those of many parts keep each part's output together.
 TEST_STEPS := lint ctest pytest asan tsan torture leak compat-smoke
