@@ -24,6 +24,7 @@ from mitmproxy import http
 from mitmproxy import log as mitmproxy_log
 from mitmproxy import options as mitmproxy_options
 from mitmproxy import optmanager
+from mitmproxy.net.http import url
 from mitmproxy.proxy import commands
 from mitmproxy.proxy import context
 from mitmproxy.proxy import events
@@ -35,6 +36,7 @@ from OpenSSL import crypto
 
 from mitm_forwarder import options
 from mitm_forwarder import turbo
+from mitm_forwarder.turbo import authority
 from mitm_forwarder.turbo import cut
 from mitm_forwarder.turbo import log
 from mitm_forwarder.turbo import pkey
@@ -179,6 +181,54 @@ def test_opt_copies_what_can_change() -> None:
     assert manager.a == "z"
     manager.reset()
     assert manager.a == "x"
+
+
+AUTHORITIES = [
+    "a.test",
+    "a.test:80",
+    "a.test:x",
+    "[::1]:1",
+    "",
+    ":",
+    "a..b",
+    "a" * 70,
+    "-",
+    "1.2.3.4:0",
+]
+AUTHORITIES += [
+    "a.test:99999",
+    "bücher.example:443",
+    "xn--bcher-kva.example",
+    "a" * 300 + ":1",
+    "a b",
+]
+
+
+@pytest.mark.parametrize("check", [True, False])
+def test_authority_as_stock(check: bool) -> None:
+    """Texts and bytes, good and bad, twice each, in both readings of `check`."""
+    asked = [*AUTHORITIES, *(x.encode() for x in AUTHORITIES), b"\xff\xfe", b"xn--\xff"] * 2
+
+    def answers() -> list[Any]:
+        found: list[Any] = []
+        for text in asked:
+            try:
+                found.append(url.parse_authority(text, check))
+            except ValueError as error:
+                found.append(str(error))
+        return found
+
+    stock = answers()
+    turbo.install({"authority"})
+    assert answers() == stock
+
+
+def test_authority_is_bounded() -> None:
+    turbo.install({"authority"})
+    for number in range(authority.KEPT_MAX + 10):
+        assert url.parse_authority(f"h{number}.test:1", True) == (f"h{number}.test", 1)
+    known = url.parse_authority.__closure__[0].cell_contents  # type: ignore[attr-defined]
+    assert len(known) == authority.KEPT_MAX
 
 
 def test_fork_as_stock() -> None:

@@ -24,6 +24,7 @@ MODULES = {
     "opt": "mitm_forwarder.turbo.opt",
     "fork": "mitm_forwarder.turbo.fork",
     "pkey": "mitm_forwarder.turbo.pkey",
+    "authority": "mitm_forwarder.turbo.authority",
     "malloc": "mitm_forwarder.turbo.malloc",
     "eckey": "mitm_forwarder.turbo.eckey",
     "inline": "mitm_forwarder.turbo.inline",
@@ -33,7 +34,7 @@ MODULES = {
 """In the order in which they are put in."""
 
 ALL = frozenset(MODULES)
-SAFE = frozenset(("dispatch", "post", "log", "opt", "fork", "pkey"))
+SAFE = frozenset(("dispatch", "post", "log", "opt", "fork", "pkey", "authority"))
 EARLY = ("malloc", "eckey")
 """To be put in before mitmproxy makes its certificates, by the launcher."""
 
