@@ -1,4 +1,4 @@
-"""`make soak`: a gateway under load for ten minutes, and what its memory, descriptors and threads do.
+"""`make soak`: a gateway under load for ten minutes: what its memory, descriptors and threads do.
 
     python -m tests.chaos.soak --minutes 10
 
