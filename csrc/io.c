@@ -167,6 +167,17 @@ io_truncate(int fd, off_t size)
 }
 
 enum err
+io_allocate(int fd, off_t size)
+{
+    int error;
+    do {
+        error = fault() ? errno : posix_fallocate(fd, 0, size);
+    } while (error == EINTR);
+    errno = error;
+    return error == 0 ? ERR_OK : ERR_IO;
+}
+
+enum err
 io_sync(int fd)
 {
     int rc;

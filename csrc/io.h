@@ -29,6 +29,9 @@ enum err
 io_size(int fd, off_t *size) MUST_CHECK;
 enum err
 io_truncate(int fd, off_t size) MUST_CHECK;
+/* Takes this much of the disk for the file, which is as long afterwards. */
+enum err
+io_allocate(int fd, off_t size) MUST_CHECK;
 enum err
 io_sync(int fd) MUST_CHECK;
 enum err

@@ -26,7 +26,6 @@
 /* A file that is there to be removed: on a full disk the database needs room even to delete, more
  * than its log may grow to. */
 #define RESERVE_BYTES (4 * 1024 * 1024)
-#define RESERVE_CHUNK (64 * 1024)
 /* Given back to the disk at a time, where the database does not need it. */
 #define SHRINK_BYTES (2 * 1024 * 1024)
 /* Of the backend's answer to a refused record. */
@@ -100,11 +99,10 @@ bytes_used(struct spool *spool)
     return atomic_load(&spool->journal_bytes) + atomic_load(&spool->database_bytes);
 }
 
-/* Has a file of this size written and, unless it is to stay, removed. */
+/* Has a file of this size taken from the disk and, unless it is to stay, given back. */
 static bool
-write_file(struct spool *spool, const char *name, size_t size, bool stays)
+take_file(struct spool *spool, const char *name, off_t size, bool stays)
 {
-    static const char bytes[RESERVE_CHUNK];
     char *path;
     int fd;
     if (slot_join_path(spool->slot.path, name, &path)) {
@@ -112,11 +110,7 @@ write_file(struct spool *spool, const char *name, size_t size, bool stays)
     }
     enum err err = io_open(path, O_WRONLY | O_CREAT | O_TRUNC, &fd);
     if (!err) {
-        for (size_t left = size; left > 0 && !err;) {
-            size_t len = left < sizeof bytes ? left : sizeof bytes;
-            err = io_write(fd, bytes, len);
-            left -= len;
-        }
+        err = io_allocate(fd, size);
         io_close(fd);
         if ((err || !stays) && io_unlink(path)) {
             err = ERR_IO;
@@ -130,14 +124,14 @@ write_file(struct spool *spool, const char *name, size_t size, bool stays)
 static bool
 disk_works(struct spool *spool)
 {
-    return spool->slot.path == NULL || write_file(spool, "probe", ROOM_MIN, false);
+    return spool->slot.path == NULL || take_file(spool, "probe", ROOM_MIN, false);
 }
 
 static void
 make_reserve(struct spool *spool)
 {
     spool->reserved = spool->slot.path == NULL || spool->reserved
-                      || write_file(spool, "reserve", RESERVE_BYTES, true);
+                      || take_file(spool, "reserve", RESERVE_BYTES, true);
 }
 
 /* So that what the backend has accepted can be deleted. */

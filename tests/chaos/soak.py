@@ -1,4 +1,4 @@
-"""`make soak`: ten minutes under load, and what memory, descriptors and threads do meanwhile.
+"""`make soak`: a gateway under load for ten minutes: what its memory, descriptors and threads do.
 
     python -m tests.chaos.soak --minutes 10
 
