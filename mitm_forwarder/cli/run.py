@@ -1,4 +1,4 @@
-"""`mitm-forwarder run`: mitmdump with the addon, in this process.
+"""`mitm-forwarder run`: mitmdump with the addon, in this process or in several workers.
 
 It differs from `mitmdump -s …` in three things: nothing is listened on before the configuration is
 known to be good, the port comes from MITM_LISTEN_PORT, and the flow dump is off, since the addon
@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import importlib.util
+import math
 import sys
 from typing import Any
 
@@ -17,6 +18,8 @@ import click
 
 from mitm_forwarder import options
 from mitm_forwarder import turbo
+from mitm_forwarder.cli.workers import Control
+from mitm_forwarder.cli.workers import Supervisor
 
 ADDON_MODULE = "mitm_forwarder_addon"
 
@@ -42,7 +45,9 @@ class _Defaults:
     arguments are read, and `extra`, which is called when they are and nothing listens yet.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, workers: int = 1, control: Control | None = None) -> None:
+        self.workers = workers
+        self.control = control
         self.master: Any = None
         self.cuts: list[str] = []
 
@@ -55,6 +60,11 @@ class _Defaults:
         # The script adds the same ones again, which mitmproxy takes for the no-op that it is.
         options.add_options(addonmanager.Loader(self.master))
         opts.update(flow_detail=0)
+        if self.control is not None:
+            worker = importlib.import_module("mitm_forwarder.cli.worker")
+            addon = worker.WorkerAddon(self.control)
+            worker.use_sockets(addon)
+            self.master.addons.add(addon)
         return self.master
 
     def extra(self, args: argparse.Namespace) -> dict[str, Any]:
@@ -68,6 +78,9 @@ class _Defaults:
         settings: dict[str, Any] = {}
         if opts.listen_port is None:
             settings["listen_port"] = config.mitm_listen_port
+        if self.workers > 1:
+            share = math.ceil(config.max_concurrent_requests / self.workers)
+            settings["forwarder_max_concurrent_requests"] = str(share)
         if args.filter_args:
             pattern = " ".join(args.filter_args)
             for name in ("save_stream_filter", "readfile_filter", "dumper_filter"):
@@ -75,9 +88,28 @@ class _Defaults:
         return settings
 
 
+def serve(mitmdump_args: tuple[str, ...], workers: int = 1, control: Control | None = None) -> None:
+    """mitmdump with the addon, until it is told to end."""
+    main = importlib.import_module("mitmproxy.tools.main")
+    cmdline = importlib.import_module("mitmproxy.tools.cmdline")
+    defaults = _Defaults(workers, control)
+    arguments = ["-s", addon_path(), *mitmdump_args]
+    main.run(defaults.make_master, cmdline.mitmdump, arguments, defaults.extra)
+
+
+PRELOADED = ("mitmproxy.tools.main", "mitmproxy.tools.dump", "mitm_forwarder.cli.worker")
+
+
 @click.command()
+@click.option(
+    "--workers",
+    type=click.IntRange(1, 64),
+    default=1,
+    show_default=True,
+    help="Processes that share the port; MAX_CONCURRENT_REQUESTS is divided among them.",
+)
 @click.argument("mitmdump_args", nargs=-1, type=click.UNPROCESSED, metavar="[-- MITMDUMP_ARGS...]")
-def run(mitmdump_args: tuple[str, ...]) -> None:
+def run(workers: int, mitmdump_args: tuple[str, ...]) -> None:
     """Run mitmdump with the addon.
 
     Arguments after `--` are mitmdump's own and win, for example:
@@ -85,12 +117,17 @@ def run(mitmdump_args: tuple[str, ...]) -> None:
     \b
       mitm-forwarder run -- -p 8888 --set forwarder_httpx_timeout=10
     """
-    path = addon_path()
+    addon_path()
     # Before anything can dial: it must stand even if the script cannot be loaded.
     importlib.import_module("mitm_forwarder.guard")
-    main = importlib.import_module("mitmproxy.tools.main")
-    cmdline = importlib.import_module("mitmproxy.tools.cmdline")
-    defaults = _Defaults()
     # What mitmproxy puts in front of its own messages.
     sys.argv = ["mitm-forwarder run", *mitmdump_args]
-    main.run(defaults.make_master, cmdline.mitmdump, ["-s", path, *mitmdump_args], defaults.extra)
+    if workers == 1:
+        serve(mitmdump_args)
+        return
+    for name in PRELOADED:
+        importlib.import_module(name)
+    # What the script will import, for all workers at once; an unsupported mitmproxy says so later.
+    importlib.import_module("mitm_forwarder").addons  # noqa: B018
+    supervisor = Supervisor(workers, lambda control: serve(mitmdump_args, workers, control))
+    sys.exit(supervisor.run())

@@ -1,0 +1,63 @@
+"""One worker of `mitm-forwarder run --workers N`: mitmproxy, listening on the supervisor's sockets.
+
+Loop thread only.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from typing import Any
+
+from mitmproxy import ctx
+from mitmproxy.proxy import mode_servers
+
+from .workers import BACKLOG
+from .workers import Control
+
+
+class WorkerAddon:
+    """Tells the supervisor when this process serves; leaves when it says so, or has died."""
+
+    name = "forwarder_worker"
+
+    def __init__(self, control: Control) -> None:
+        self.control = control
+        self.servers: list[asyncio.Server] = []
+
+    def running(self) -> None:
+        loop = asyncio.get_running_loop()
+        # In the place of mitmproxy's, which goes on accepting while requests come to their end.
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self.leave)
+        loop.add_reader(self.control.socket, self.orphaned)
+        self.control.say_ready()
+
+    def orphaned(self) -> None:
+        """Nothing else is ever sent unasked: this is the end of the supervisor."""
+        asyncio.get_running_loop().remove_reader(self.control.socket)
+        self.leave()
+
+    def leave(self) -> None:
+        """What is in the queue of the sockets is for the other workers."""
+        for server in self.servers:
+            server.close()
+        ctx.master.shutdown()
+
+
+def use_sockets(addon: WorkerAddon) -> None:
+    """Every TCP mode listens on what the supervisor holds; others cannot be shared."""
+
+    async def listen(self: Any, host: str, port: int) -> list[asyncio.Server]:
+        if self.mode.transport_protocol != "tcp":
+            raise OSError(0, f"mode {self.mode.full_spec} cannot be served by several workers")
+        handle = getattr(self, "handle_stream", None) or self.handle_tcp_connection
+        servers = []
+        for sock in addon.control.listen(host, port):
+            # One connection a turn, or one worker would take all that wait.
+            servers.append(await asyncio.start_server(handle, sock=sock, backlog=1))
+            sock.listen(BACKLOG)
+        addon.servers += servers
+        return servers
+
+    mode_servers.AsyncioServerInstance.listen = listen  # type: ignore[method-assign, assignment]
