@@ -76,8 +76,15 @@ stubtest: $(CORE)
 
 PYTEST_WORKERS ?= auto
 PYTEST_ARGS ?=
-pytest: $(CORE) ## the Python tests; PYTEST_ARGS="-k name -x"
+pytest: $(CORE) $(TOOLS) ## the Python tests; PYTEST_ARGS="-k name -x"
 	$(PY) -m pytest -q -n $(PYTEST_WORKERS) $(PYTEST_ARGS) tests
+
+# Every protocol, request and failure, against real proxies.  A row without a result is an error.
+NOTES := build/forwarding.jsonl
+forwarding-table: $(CORE) $(TEST_PACKAGES) ## the tables of docs/forwarding.md, from a run of tests/e2e/test_matrix.py
+	@mkdir -p $(dir $(NOTES)); rm -f $(NOTES)
+	FORWARDING_TABLE=$(CURDIR)/$(NOTES) $(PY) -m pytest -q -n 0 tests/e2e/test_matrix.py
+	$(PY) -m tests.support.forwarding_table $(NOTES) docs/forwarding.md
 
 # In a copy of the tree, as the checkout holds the release build.  An ASan report of any process counts, whatever the
 # tests made of its end; UBSan ends the process.
@@ -141,4 +148,4 @@ fresh: ## make demo and make test in bare Debian roots (root and debootstrap nee
 clean: ## all that make has made, but for .venv and .venvs
 	rm -rf build dist *.egg-info mitm_forwarder/*.so
 
-.PHONY: help build demo test lint ruff mypy stubtest pytest asan-python leak chaos soak bench-spool compat compat-smoke lock image fresh clean
+.PHONY: help build demo test lint ruff mypy stubtest pytest forwarding-table asan-python leak chaos soak bench-spool compat compat-smoke lock image fresh clean

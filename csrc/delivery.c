@@ -139,9 +139,9 @@ move(struct delivery *delivery)
 static void
 delete_accepted(struct delivery *delivery)
 {
-    if (delivery->accepted_count > 0 &&
-        store_worked(delivery, spool_delete(delivery->spool, delivery->accepted,
-                                            delivery->accepted_count))) {
+    if (delivery->accepted_count > 0
+        && store_worked(delivery, spool_delete(delivery->spool, delivery->accepted,
+                                               delivery->accepted_count))) {
         delivery->accepted_count = 0;
     }
 }
@@ -353,9 +353,6 @@ delivery_start(struct delivery *delivery)
 enum err
 delivery_append(struct delivery *delivery, const char key[SPOOL_KEY_LEN], struct slice body)
 {
-    if (delivery->spool == NULL) {
-        return ERR_CLOSED;
-    }
     enum err err = spool_append(delivery->spool, key, body);
     stats_add(delivery->stats, err ? STATS_records_refused : STATS_records, 1);
     /* After a failure too: the move begins a new journal, which may be writable again.  A refusal
@@ -371,7 +368,7 @@ delivery_append(struct delivery *delivery, const char key[SPOOL_KEY_LEN], struct
 bool
 delivery_is_healthy(struct delivery *delivery)
 {
-    return delivery->spool != NULL && spool_is_healthy(delivery->spool);
+    return spool_is_healthy(delivery->spool);
 }
 
 struct spool *
@@ -409,19 +406,17 @@ delivery_stop(struct delivery *delivery)
     struct store_task wake = {.run = nothing};
     link_init(&wake.mail.link);
     atomic_store(&delivery->stopping, true);
+    /* Refused when the thread has seen `stopping` by itself. */
     bool woken = mailbox_post(&delivery->inbox, &wake.mail);
-    assert(woken);
     (void)woken;
     pthread_join(delivery->thread, NULL);
     delivery->started = false;
-}
-
-void
-delivery_close(struct delivery *delivery)
-{
-    assert(!delivery->started);
-    spool_destroy(delivery->spool);
-    delivery->spool = NULL;
+    if (spool_is_in_memory(delivery->spool) && spool_depth(delivery->spool) > 0) {
+        event_notice(delivery->outbox, NOTICE_ERROR,
+                     "%lld activity records are lost: ACTIVITY_SPOOL_DIR is empty, so they were in "
+                     "memory only",
+                     (long long)spool_depth(delivery->spool));
+    }
 }
 
 void

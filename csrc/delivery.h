@@ -40,7 +40,7 @@ delivery_append(struct delivery *delivery, const char key[SPOOL_KEY_LEN],
                 struct slice body) MUST_CHECK;
 bool
 delivery_is_healthy(struct delivery *delivery);
-/* For its numbers and its place; borrowed, NULL once it is closed. */
+/* For its numbers and its place; borrowed. */
 struct spool *
 delivery_spool(struct delivery *delivery);
 /* The system token changed: what was paused may go on.  The reactor thread. */
@@ -52,9 +52,6 @@ delivery_flush(struct delivery *delivery, int timeout_ms);
 /* Moves what is left into the database and joins the thread.  The reactor must be stopped. */
 void
 delivery_stop(struct delivery *delivery);
-/* After delivery_stop, when nothing will be appended any more: the slot is free for others. */
-void
-delivery_close(struct delivery *delivery);
 /* After reactor_destroy. */
 void
 delivery_destroy(struct delivery *delivery);

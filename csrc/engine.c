@@ -8,6 +8,8 @@
 #include "request.h"
 
 #define RECORD_MAX (160 * 1024)
+/* There was no status: nginx's word for it. */
+#define CLIENT_GONE 499
 
 /* ---- deciding ---- */
 
@@ -60,6 +62,19 @@ url_is_blocked(struct engine *engine, struct request *request, const struct url 
     return !same && blocks(engine, request, raw);
 }
 
+static bool
+is_denied(struct engine *engine, struct request *request, const struct url *url)
+{
+    int port;
+    struct slice host = url_host(url, &port);
+    const char *why = targets_refuse(&engine->targets, host, port);
+    if (why == NULL) {
+        return false;
+    }
+    snprintf(request->detail, sizeof request->detail, "%s", why);
+    return true;
+}
+
 /* Of the rule set in place: REASON_NONE when there is one that may be used. */
 static enum reason
 rules_state(const struct engine *engine)
@@ -86,6 +101,9 @@ judge(struct engine *engine, struct request *request)
             return REASON_blacklisted;
         }
         agree = agree && request->other_urls[i].len == 0;
+    }
+    if (is_denied(engine, request, &request->url)) {
+        return REASON_target_denied;
     }
     if (agree) {
         return REASON_NONE;
@@ -146,7 +164,8 @@ engine_begin(struct engine *engine, const struct request_input *input, void *own
         return err;
     }
     stats_add(&engine->stats, STATS_requests, 1);
-    engine->unfinished++;
+    list_push_back(&engine->live, &request->live);
+    engine->live_count++;
     if (engine->refusing || engine_is_forked(engine)) {
         engine_decide(engine, request, REASON_shutting_down, NULL);
     }
@@ -177,7 +196,7 @@ engine_retry(struct engine *engine, struct request *request)
     if (err) {
         return err;
     }
-    if (engine->refusing) {
+    if (engine->refusing || engine_is_forked(engine)) {
         engine_decide(engine, request, REASON_shutting_down, NULL);
     }
     else if (request->tries > engine->proxy_retries) {
@@ -212,6 +231,10 @@ engine_judge(struct engine *engine, struct request *request, const struct url_pa
             request->reason = REASON_blacklisted;
             stats_add(&engine->stats, STATS_blocked, 1);
         }
+        else if (!request->reason && is_denied(engine, request, &url)) {
+            request->reason = REASON_target_denied;
+            stats_add(&engine->stats, STATS_blocked, 1);
+        }
     }
     if (!err) {
         url_fini(&url);
@@ -222,7 +245,8 @@ engine_judge(struct engine *engine, struct request *request, const struct url_pa
 
 /* ---- the record and the end ---- */
 
-/* Of the proxy in use or, when the last dial failed, of that one; NULL when none was ever chosen. */
+/* Of the proxy in use or, when the last dial failed, of that one; NULL when none was ever chosen.
+ */
 static const struct wire_id *
 last_proxy_id(const struct request *request)
 {
@@ -238,8 +262,8 @@ engine_record(struct engine *engine, struct request *request, int status)
     if (request->recorded) {
         return ERR_OK;
     }
-    if (engine_is_forked(engine)) {
-        return ERR_CLOSED; /* the journal is the parent's */
+    if (engine_is_forked(engine) || engine->delivery == NULL) {
+        return ERR_CLOSED;
     }
     const struct wire_id *user_id = &request->user_id;
     if (user_id->kind == WIRE_ID_NONE && request->token.len > 0) {
@@ -266,17 +290,36 @@ engine_record(struct engine *engine, struct request *request, int status)
 }
 
 void
+engine_record_unfinished(struct engine *engine)
+{
+    LIST_FOR_EACH(link, &engine->live)
+    {
+        /* Nothing is left to be done for one that the spool refuses. */
+        enum err err = engine_record(engine, LIST_ENTRY(link, struct request, live), CLIENT_GONE);
+        (void)err;
+    }
+}
+
+/* The answer that is still to come is nobody's then. */
+static void
+lose_interest(struct request *request)
+{
+    if (request->lookup != NULL) {
+        request->lookup->owner = NULL;
+        request->lookup = NULL;
+    }
+}
+
+void
 engine_finish(struct engine *engine, struct request *request)
 {
     if (request->finished) {
         return;
     }
     request->finished = true;
-    engine->unfinished--;
-    if (request->lookup != NULL) {
-        request->lookup->owner = NULL;
-        request->lookup = NULL;
-    }
+    link_remove(&request->live);
+    engine->live_count--;
+    lose_interest(request);
     struct permit *granted = permits_give_back(&engine->permits, &request->permit);
     link_remove(&request->link);
     if (request->state != REQUEST_DECIDED) {
@@ -286,7 +329,6 @@ engine_finish(struct engine *engine, struct request *request)
     if (granted != NULL) {
         engine_look_up(engine, CONTAINER_OF(granted, struct request, permit));
     }
-    engine_let_go_of_spool(engine);
 }
 
 void
@@ -399,6 +441,23 @@ engine_expire_at(struct engine *engine, int64_t now_ms, enum reason permits_reas
         }
         link_remove(link);
         engine_decide(engine, request, rules_reason, NULL);
+    }
+}
+
+void
+engine_give_up(struct engine *engine)
+{
+    engine->refusing = true;
+    engine_expire_at(engine, CLOCK_NEVER, REASON_shutting_down, REASON_shutting_down);
+    LIST_FOR_EACH(link, &engine->live)
+    {
+        struct request *request = LIST_ENTRY(link, struct request, live);
+        if (request->state != REQUEST_DECIDED) {
+            /* It waits for the backend, or for a lease. */
+            link_remove(&request->link);
+            lose_interest(request);
+            engine_decide(engine, request, REASON_shutting_down, NULL);
+        }
     }
 }
 

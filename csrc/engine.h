@@ -15,6 +15,7 @@
 #include "reason.h"
 #include "spool.h"
 #include "stats.h"
+#include "targets.h"
 #include "upstream.h"
 #include "url.h"
 
@@ -35,6 +36,8 @@ struct engine_config {
     int queue_timeout_ms;
     size_t max_concurrent;
     unsigned proxy_retries;
+    bool deny_private_targets, deny_ip_literals;
+    const char *allow_targets; /* as in targets.h */
     struct spool_config spool;
 };
 
@@ -63,6 +66,10 @@ engine_create(const struct engine_config *config, struct engine **out,
               char message[ENGINE_MESSAGE_SIZE]) MUST_CHECK;
 enum err
 engine_start(struct engine *engine) MUST_CHECK;
+/* Decides everybody who waits, for whatever: shutting_down.  They come out of engine_take_decided.
+ */
+void
+engine_give_up(struct engine *engine);
 /* See csrc/README.md, "Stopping".  Undecided requests are decided (shutting_down) and wait in
  * engine_take_decided. */
 void
@@ -77,6 +84,9 @@ engine_refuse(struct engine *engine);
 enum err
 engine_set_secrets(struct engine *engine, const char *system_token,
                    const char *default_user_jwt) MUST_CHECK;
+/* Where this gateway listens, as host:port, separated by spaces: never a target. */
+enum err
+engine_set_listeners(struct engine *engine, const char *authorities) MUST_CHECK;
 /* Fetches the rules now. */
 void
 engine_refresh(struct engine *engine);
@@ -117,9 +127,14 @@ engine_retry(struct engine *engine, struct request *request) MUST_CHECK;
 enum err
 engine_judge(struct engine *engine, struct request *request, const struct url_parts *target,
              bool *allowed) MUST_CHECK;
-/* Writes the one activity record; does nothing when it was written before. */
+/* Writes the one activity record; does nothing when it was written before.  ERR_CLOSED once the
+ * engine is stopped. */
 enum err
 engine_record(struct engine *engine, struct request *request, int status) MUST_CHECK;
+/* At the end of the process: records whoever is still running as 499, for there will be no status.
+ */
+void
+engine_record_unfinished(struct engine *engine);
 /* The flow has ended: the permit goes back.  Does nothing the second time.  A request that is still
  * undecided counts as decided (internal) from here on, and does not come out of engine_take_decided
  * any more. */
@@ -148,6 +163,10 @@ request_upstream(const struct request *request);
 /* The `Authorization` header was the user token and must not leave. */
 bool
 request_takes_authorization(const struct request *request);
+/* What must not leave in any `Authorization` header, whatever its scheme; borrowed, may be empty.
+ */
+struct slice
+request_token_to_hide(const struct request *request);
 const char *
 request_id(const struct request *request);
 const char *
@@ -172,11 +191,12 @@ engine_test_url(struct engine *engine, const struct url_parts *target,
                 struct engine_test *out) MUST_CHECK;
 
 struct engine_gauges {
+    size_t running; /* requests that have not ended */
     size_t permits_held, permits_waiting;
     size_t rules;         /* in the set in place */
     int64_t rules_age_ms; /* since the backend confirmed it; -1: never */
     int64_t spool_depth, spool_dead, spool_bytes;
-    int64_t spool_age_ms; /* of the oldest record that waits */
+    int64_t spool_age_ms;    /* of the oldest record that waits */
     const char *spool_place; /* borrowed */
 };
 void

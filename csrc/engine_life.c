@@ -69,7 +69,8 @@ create_services(struct engine *engine, const struct engine_config *config,
 }
 
 static enum err
-create_state(struct engine *engine, const struct engine_config *config)
+create_state(struct engine *engine, const struct engine_config *config,
+             char message[ENGINE_MESSAGE_SIZE])
 {
     engine->proxy_url = mem_string(config->proxy_url);
     engine->blacklist_url = mem_string(config->blacklist_url);
@@ -78,7 +79,16 @@ create_state(struct engine *engine, const struct engine_config *config)
         || engine->user_id_claim == NULL) {
         return ERR_MEMORY;
     }
-    enum err err = set_token(&engine->default_token, config->default_user_jwt);
+    struct targets_config targets = {
+        .deny_private = config->deny_private_targets,
+        .deny_ip_literals = config->deny_ip_literals,
+        .allow = config->allow_targets,
+        .backends = {config->proxy_url, config->blacklist_url, config->activity_url},
+    };
+    enum err err = targets_init(&engine->targets, &targets, message);
+    if (!err) {
+        err = set_token(&engine->default_token, config->default_user_jwt);
+    }
     if (!err) {
         err = set_authorization(&engine->authorization, config->system_token);
     }
@@ -107,6 +117,7 @@ engine_create(const struct engine_config *config, struct engine **out,
     stats_init(&engine->stats);
     permits_init(&engine->permits, config->max_concurrent);
     list_init(&engine->waiting_for_rules);
+    list_init(&engine->live);
     list_init(&engine->decided);
     list_init(&engine->notices);
     buf_init(&engine->authorization, TOKEN_MAX + sizeof "Bearer ");
@@ -121,7 +132,7 @@ engine_create(const struct engine_config *config, struct engine **out,
         mem_free(engine);
         return err;
     }
-    err = create_state(engine, config);
+    err = create_state(engine, config, message);
     if (!err) {
         err = create_services(engine, config, message);
     }
@@ -136,6 +147,10 @@ engine_create(const struct engine_config *config, struct engine **out,
 enum err
 engine_start(struct engine *engine)
 {
+    if (engine_is_forked(engine) || engine->started) {
+        return ERR_CLOSED;
+    }
+    engine->started = true;
     enum err err = reactor_start(engine->reactor);
     if (!err) {
         err = delivery_start(engine->delivery);
@@ -159,8 +174,8 @@ engine_stop(struct engine *engine, int timeout_ms)
         return;
     }
     /* refuse */
-    engine->refusing = true;
-    engine_expire_at(engine, CLOCK_NEVER, REASON_shutting_down, REASON_shutting_down);
+    engine_give_up(engine);
+    engine->started = true; /* no more */
     /* flush */
     delivery_flush(engine->delivery, timeout_ms);
     /* halt */
@@ -172,15 +187,9 @@ engine_stop(struct engine *engine, int timeout_ms)
     reactor_destroy(engine->reactor);
     engine->reactor = NULL;
     engine_drain(engine);
-    engine_let_go_of_spool(engine);
-}
-
-void
-engine_let_go_of_spool(struct engine *engine)
-{
-    if (engine->reactor == NULL && engine->unfinished == 0 && !engine_is_forked(engine)) {
-        delivery_close(engine->delivery);
-    }
+    /* The spool's slot is free for whoever comes next, however long requests of ours still live. */
+    delivery_destroy(engine->delivery);
+    engine->delivery = NULL;
 }
 
 void
@@ -201,6 +210,7 @@ engine_destroy(struct engine *engine)
     rules_unref(engine->rules);
     rules_scratch_destroy(engine->scratch);
     token_cache_destroy(engine->users);
+    targets_fini(&engine->targets);
     leases_destroy(engine->leases);
     token_fini(&engine->default_token);
     buf_fini_secret(&engine->authorization);
@@ -211,7 +221,13 @@ engine_destroy(struct engine *engine)
     mem_free(engine);
 }
 
-/* ---- secrets, insight ---- */
+/* ---- secrets, listeners, insight ---- */
+
+enum err
+engine_set_listeners(struct engine *engine, const char *authorities)
+{
+    return targets_set_listeners(&engine->targets, authorities);
+}
 
 struct secrets_task {
     struct reactor_task task;
@@ -305,14 +321,15 @@ void
 engine_gauges(struct engine *engine, struct engine_gauges *out)
 {
     *out = (struct engine_gauges){
+        .running = engine->live_count,
         .permits_held = engine->permits.held,
         .permits_waiting = engine->permits.queued,
         .rules = engine->rules != NULL ? rules_count(engine->rules) : 0,
         .rules_age_ms = engine->rules != NULL ? clock_now_ms() - engine->rules_confirmed_ms : -1,
         .spool_place = "closed",
     };
-    struct spool *spool = delivery_spool(engine->delivery);
-    if (spool != NULL) {
+    if (engine->delivery != NULL) {
+        struct spool *spool = delivery_spool(engine->delivery);
         out->spool_depth = spool_depth(spool);
         out->spool_dead = spool_dead(spool);
         out->spool_bytes = spool_bytes(spool);

@@ -25,6 +25,7 @@ engine_decide(struct engine *engine, struct request *request, enum reason reason
         stats_add(&engine->stats, request->tries <= 1 ? STATS_routed : STATS_retried, 1);
         break;
     case REASON_blacklisted:
+    case REASON_target_denied:
         stats_add(&engine->stats, STATS_blocked, 1);
         break;
     case REASON_no_token:
@@ -54,8 +55,8 @@ static bool
 ask_backend(struct engine *engine, struct request *request, struct buf *lease_key)
 {
     struct lookup *lookup;
-    enum err err = lookup_create(&engine->lookups, buf_slice(&request->url.raw),
-                                 token_of(request), request->deadline_ms, &lookup);
+    enum err err = lookup_create(&engine->lookups, buf_slice(&request->url.raw), token_of(request),
+                                 request->deadline_ms, &lookup);
     if (err) {
         engine_decide(engine, request, REASON_internal, err_text(err));
         return false;

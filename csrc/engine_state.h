@@ -16,6 +16,7 @@
 #include "permits.h"
 #include "refresh.h"
 #include "rules.h"
+#include "targets.h"
 #include "token.h"
 
 struct engine {
@@ -29,11 +30,13 @@ struct engine {
     int64_t max_stale_ms;
     unsigned proxy_retries;
 
-    struct reactor *reactor; /* NULL once the engine is stopped */
+    struct reactor *reactor; /* NULL once stopped: nothing can be asked any more */
     struct lookup_service lookups;
     struct refresh *refresh;
     struct delivery *delivery;
     struct buf authorization; /* "Bearer SYSTEM_TOKEN"; the reactor's once it runs */
+
+    struct targets targets;
 
     struct rules *rules; /* in place; NULL: none yet */
     struct rules_scratch *scratch;
@@ -44,10 +47,12 @@ struct engine {
     struct leases *leases;
     struct permits permits;
     struct list waiting_for_rules;
+    struct list live; /* all that have not ended */
+    size_t live_count;
     struct list decided; /* to be taken by the binding */
     struct list notices; /* likewise */
     bool refusing;
-    size_t unfinished; /* requests: each may still write its record */
+    bool started;
 };
 
 static inline bool

@@ -3,7 +3,7 @@
 /* What a Config is read into; the references keep the strings of `config` alive. */
 struct config_reading {
     struct engine_config config;
-    PyObject *owners[16];
+    PyObject *owners[20];
     size_t count;
 };
 
@@ -69,6 +69,7 @@ read_strings(struct config_reading *reading, PyObject *object)
         {"system_token", &config->system_token},
         {"default_user_jwt", &config->default_user_jwt},
         {"user_id_claim", &config->user_id_claim},
+        {"allow_targets", &config->allow_targets},
         {"fastapi_ca_bundle", &config->tls.ca_bundle},
         {"fastapi_client_cert", &config->tls.client_cert},
         {"fastapi_client_key", &config->tls.client_key},
@@ -87,6 +88,7 @@ read_numbers(struct engine_config *config, PyObject *object)
 {
     int64_t timeout_ms, connect_ms, queue_ms, concurrent, retries, max_bytes, require, forward;
     int64_t drops;
+    int64_t deny_private, deny_literals;
     if (config_milliseconds(object, "blacklist_refresh_seconds", &config->refresh_ms) < 0
         || config_milliseconds(object, "blacklist_max_stale_seconds", &config->max_stale_ms) < 0
         || config_milliseconds(object, "httpx_timeout", &timeout_ms) < 0
@@ -98,7 +100,9 @@ read_numbers(struct engine_config *config, PyObject *object)
         || config_integer(object, "max_concurrent_requests", &concurrent) < 0
         || config_integer(object, "proxy_retries", &retries) < 0
         || config_integer(object, "require_user_jwt", &require) < 0
-        || config_integer(object, "forward_authorization", &forward) < 0) {
+        || config_integer(object, "forward_authorization", &forward) < 0
+        || config_integer(object, "deny_private_targets", &deny_private) < 0
+        || config_integer(object, "deny_ip_literals", &deny_literals) < 0) {
         return -1;
     }
     config->timeout_ms = (int)timeout_ms;
@@ -110,6 +114,8 @@ read_numbers(struct engine_config *config, PyObject *object)
     config->spool.drops_when_full = drops != 0;
     config->require_user_jwt = require != 0;
     config->forward_authorization = forward != 0;
+    config->deny_private_targets = deny_private != 0;
+    config->deny_ip_literals = deny_literals != 0;
     return 0;
 }
 

@@ -53,7 +53,8 @@ static void
 log_notices(struct py_engine *self)
 {
     for (struct notice *notice; (notice = engine_take_notice(self->engine)) != NULL;) {
-        PyObject *result = PyObject_CallFunction(self->log, "is", (int)notice->level, notice->text);
+        PyObject *result =
+            PyObject_CallFunction(self->log, "iN", (int)notice->level, py_text(notice->text));
         engine_notice_destroy(notice);
         if (result == NULL) {
             PyErr_WriteUnraisable((PyObject *)self);
@@ -175,7 +176,9 @@ engine_py_begin(PyObject *object, PyObject *flow)
         goto out;
     }
     /* The user token must be off the flow before anything can fail, and whatever was decided. */
-    if (flow_strip(self, &reading, request_takes_authorization(request->request)) < 0
+    if (flow_strip(self, &reading, request_takes_authorization(request->request),
+                   request_token_to_hide(request->request))
+            < 0
         || py_set(self->state, flow, NAME__forwarder, (PyObject *)request) < 0) {
         engine_finish(self->engine, request->request);
         goto out;
@@ -270,8 +273,8 @@ engine_py_finish(PyObject *object, PyObject *flow)
     if (proxy_id == NULL) {
         return NULL;
     }
-    return Py_BuildValue("(ssiNLs)", request_method(request->request),
-                         request_loggable_url(request->request), status, proxy_id,
+    return Py_BuildValue("(NNiNLs)", py_text(request_method(request->request)),
+                         py_text(request_loggable_url(request->request)), status, proxy_id,
                          (long long)(clock_now_ms() - request_started_ms(request->request)),
                          request_id(request->request));
 }
@@ -325,6 +328,21 @@ engine_py_refuse(PyObject *object, PyObject *Py_UNUSED(ignored))
 }
 
 static PyObject *
+engine_py_give_up(PyObject *object, PyObject *Py_UNUSED(ignored))
+{
+    engine_give_up(SELF(object)->engine);
+    resolve_decided(SELF(object));
+    return Py_NewRef(Py_None);
+}
+
+static PyObject *
+engine_py_record_unfinished(PyObject *object, PyObject *Py_UNUSED(ignored))
+{
+    engine_record_unfinished(SELF(object)->engine);
+    return Py_NewRef(Py_None);
+}
+
+static PyObject *
 engine_py_stop(PyObject *object, PyObject *args)
 {
     struct py_engine *self = SELF(object);
@@ -364,6 +382,20 @@ engine_py_set_secrets(PyObject *object, PyObject *args)
 }
 
 static PyObject *
+engine_py_set_listeners(PyObject *object, PyObject *args)
+{
+    const char *authorities;
+    if (!PyArg_ParseTuple(args, "s:set_listeners", &authorities)) {
+        return NULL;
+    }
+    enum err err = engine_set_listeners(SELF(object)->engine, authorities);
+    if (err) {
+        return PyErr_Format(PyExc_ValueError, "the listeners could not be set: %s", err_text(err));
+    }
+    return Py_NewRef(Py_None);
+}
+
+static PyObject *
 engine_py_test(PyObject *object, PyObject *args)
 {
     struct engine_test test;
@@ -382,6 +414,7 @@ engine_py_test(PyObject *object, PyObject *args)
     case ERR_MISSING:
         return PyErr_Format(PyExc_LookupError, "no rule set was loaded yet");
     case ERR_INVALID:
+    case ERR_LIMIT:
         return PyErr_Format(
             PyExc_ValueError,
             "this URL cannot be read without doubt; a request for it is answered 400");
@@ -403,10 +436,11 @@ engine_py_stats(PyObject *object, PyObject *Py_UNUSED(ignored))
     struct engine_gauges gauges;
     engine_gauges(self->engine, &gauges);
     PyObject *stats = Py_BuildValue(
-        "{snsnsnsLsLsLsLsLss}", "permits_held", (Py_ssize_t)gauges.permits_held, "permits_waiting",
-        (Py_ssize_t)gauges.permits_waiting, "rules", (Py_ssize_t)gauges.rules, "rules_age_ms",
-        (long long)gauges.rules_age_ms, "spool_depth", (long long)gauges.spool_depth, "spool_dead",
-        (long long)gauges.spool_dead, "spool_bytes", (long long)gauges.spool_bytes, "spool_age_ms",
+        "{snsnsnsnsLsLsLsLsLss}", "running", (Py_ssize_t)gauges.running, "permits_held",
+        (Py_ssize_t)gauges.permits_held, "permits_waiting", (Py_ssize_t)gauges.permits_waiting,
+        "rules", (Py_ssize_t)gauges.rules, "rules_age_ms", (long long)gauges.rules_age_ms,
+        "spool_depth", (long long)gauges.spool_depth, "spool_dead", (long long)gauges.spool_dead,
+        "spool_bytes", (long long)gauges.spool_bytes, "spool_age_ms",
         (long long)gauges.spool_age_ms, "spool_place", gauges.spool_place);
     for (int i = 0; stats != NULL && i < STATS_COUNT; i++) {
         PyObject *value =
@@ -423,21 +457,13 @@ engine_py_stats(PyObject *object, PyObject *Py_UNUSED(ignored))
 /* ---- Engine: making one ---- */
 
 static PyObject *
-new_weak_key_dictionary(void)
-{
-    PyObject *weakref = PyImport_ImportModule("weakref");
-    PyObject *result = weakref ? PyObject_CallMethod(weakref, "WeakKeyDictionary", NULL) : NULL;
-    Py_XDECREF(weakref);
-    return result;
-}
-
-static PyObject *
 engine_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
 {
-    static char *keywords[] = {"config", "loop", "server", "route", "answer", "log", NULL};
-    PyObject *config, *loop, *server, *route, *answer, *log;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O$OOOOO:Engine", keywords, &config, &loop,
-                                     &server, &route, &answer, &log)) {
+    static char *keywords[] = {"config", "loop", "server",  "route",
+                               "answer", "log",  "tunnels", NULL};
+    PyObject *config, *loop, *server, *route, *answer, *log, *tunnels;
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O$OOOOOO:Engine", keywords, &config, &loop,
+                                     &server, &route, &answer, &log, &tunnels)) {
         return NULL;
     }
     allocfunc allocate = (allocfunc)PyType_GetSlot(type, Py_tp_alloc);
@@ -452,8 +478,8 @@ engine_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
     self->route = Py_NewRef(route);
     self->answer = Py_NewRef(answer);
     self->log = Py_NewRef(log);
-    self->tunnels = new_weak_key_dictionary();
-    if (self->tunnels == NULL || py_create_engine(self, config) < 0) {
+    self->tunnels = Py_NewRef(tunnels);
+    if (py_create_engine(self, config) < 0) {
         Py_DECREF((PyObject *)self);
         return NULL;
     }
@@ -541,6 +567,12 @@ static PyMethodDef engine_methods[] = {
      "milliseconds, request id) for the log, once."},
     {"refuse", engine_py_refuse, METH_NOARGS,
      "refuse($self, /)\n--\n\nFrom now on every new request is answered 503."},
+    {"give_up", engine_py_give_up, METH_NOARGS,
+     "give_up($self, /)\n--\n\nAnswers everybody who waits, for whatever, and every new request: "
+     "503."},
+    {"record_unfinished", engine_py_record_unfinished, METH_NOARGS,
+     "record_unfinished($self, /)\n--\n\nAt the end of the process: what still runs is recorded as "
+     "499."},
     {"stop", engine_py_stop, METH_VARARGS,
      "stop($self, timeout, /)\n--\n\nRefuses, sends what it can within timeout seconds, joins all "
      "threads.  Blocks, "
@@ -549,6 +581,9 @@ static PyMethodDef engine_methods[] = {
     {"set_secrets", engine_py_set_secrets, METH_VARARGS,
      "set_secrets($self, system_token, default_user_jwt, /)\n--\n\nReplaces the tokens for all "
      "calls that start later."},
+    {"set_listeners", engine_py_set_listeners, METH_VARARGS,
+     "set_listeners($self, authorities, /)\n--\n\nWhere this gateway listens, as host:port, "
+     "separated by spaces: never a target."},
     {"test", engine_py_test, METH_VARARGS,
      "test($self, scheme, host, port, path, /)\n--\n\nThe rule that would match, as (id, pattern, "
      "limit hit), or None."},
@@ -558,8 +593,9 @@ static PyMethodDef engine_methods[] = {
 };
 
 static PyType_Slot engine_slots[] = {
-    {Py_tp_doc, "Engine(config, *, loop, server, route, answer, log)\n--\n\nThe C core of one "
-                "gateway process."},
+    {Py_tp_doc,
+     "Engine(config, *, loop, server, route, answer, log, tunnels)\n--\n\nThe C core of one "
+     "gateway process."},
     {Py_tp_new, engine_new},
     {Py_tp_dealloc, engine_dealloc},
     {Py_tp_traverse, engine_traverse},

@@ -3,6 +3,12 @@
 #include <string.h>
 
 PyObject *
+py_text(const char *text)
+{
+    return PyUnicode_DecodeUTF8(text, (Py_ssize_t)strlen(text), "replace");
+}
+
+PyObject *
 py_get(struct module_state *state, PyObject *object, enum py_name name)
 {
     return PyObject_GetAttr(object, state->names[name]);
@@ -259,8 +265,21 @@ flow_status(struct py_engine *engine, PyObject *flow, int *status)
 
 /* ---- rewriting ---- */
 
+/* Is this header field the gateway's own, or does it hold the user token? */
+static bool
+must_go(const char *name, Py_ssize_t len, struct slice value, bool authorization,
+        struct slice token)
+{
+    if (name_is(name, len, "authorization")) {
+        return authorization
+               || (token.len > 0 && memmem(value.data, value.len, token.data, token.len) != NULL);
+    }
+    return name_is(name, len, "proxy-authorization") || name_is(name, len, "proxy-connection");
+}
+
 int
-flow_strip(struct py_engine *engine, const struct flow_reading *reading, bool authorization)
+flow_strip(struct py_engine *engine, const struct flow_reading *reading, bool authorization,
+           struct slice token)
 {
     Py_ssize_t count = PyTuple_Size(reading->fields);
     PyObject *kept = PyList_New(0);
@@ -268,13 +287,9 @@ flow_strip(struct py_engine *engine, const struct flow_reading *reading, bool au
         char *name;
         Py_ssize_t len;
         struct slice value;
-        if (field_at(reading->fields, i, &name, &len, &value) < 0) {
-            Py_CLEAR(kept);
-        }
-        else if (!name_is(name, len, "proxy-authorization")
-                 && !name_is(name, len, "proxy-connection")
-                 && !(authorization && name_is(name, len, "authorization"))
-                 && PyList_Append(kept, PyTuple_GetItem(reading->fields, i)) < 0) {
+        if (field_at(reading->fields, i, &name, &len, &value) < 0
+            || (!must_go(name, len, value, authorization, token)
+                && PyList_Append(kept, PyTuple_GetItem(reading->fields, i)) < 0)) {
             Py_CLEAR(kept);
         }
     }
@@ -298,7 +313,8 @@ flow_take_tunnel_token(struct py_engine *engine, PyObject *flow)
     int found = -1;
     PyObject *client = NULL, *value = NULL;
     if (flow_read_target(engine, flow, &reading) < 0 || get_fields(engine->state, &reading) < 0
-        || read_headers(&reading) < 0 || flow_strip(engine, &reading, false) < 0) {
+        || read_headers(&reading) < 0
+        || flow_strip(engine, &reading, false, (struct slice){NULL, 0}) < 0) {
         goto out;
     }
     struct slice header = reading.input.proxy_authorization;
@@ -321,7 +337,7 @@ out:
 static PyObject *
 optional_string(const char *text)
 {
-    return text != NULL && text[0] != '\0' ? PyUnicode_FromString(text) : Py_NewRef(Py_None);
+    return text != NULL && text[0] != '\0' ? py_text(text) : Py_NewRef(Py_None);
 }
 
 /* Always a fresh Server: HTTP/2 streams of one client share the object that was there. */
@@ -332,10 +348,11 @@ set_server(struct py_request *self, PyObject *flow, const struct upstream *upstr
     int rc = -1;
     PyObject *address = NULL, *server = NULL, *empty = NULL, *arguments = NULL;
     PyObject *id = py_from_id(&upstream->id);
-    PyObject *via = id ? PyObject_CallFunction(
-                        engine->route, "ssizzO", upstream_kind_name(upstream->kind), upstream->host,
-                        upstream->port, upstream->username, upstream->password, id)
-                       : NULL;
+    PyObject *via =
+        id ? PyObject_CallFunction(engine->route, "ssizzOz", upstream_kind_name(upstream->kind),
+                                   upstream->host, upstream->port, upstream->username,
+                                   upstream->password, id, upstream->tls_name)
+           : NULL;
     struct flow_reading reading;
     if (flow_read_target(engine, flow, &reading) == 0) {
         PyObject *host = py_get(engine->state, reading.data, NAME_host);
@@ -368,10 +385,12 @@ flow_answer(struct py_request *self, PyObject *flow)
     struct py_engine *engine = self->engine;
     const struct request *request = self->request;
     PyObject *detail = optional_string(request_detail(request));
-    PyObject *response =
-        detail ? PyObject_CallFunction(engine->answer, "sssO", reason_name(request_reason(request)),
-                                       request_id(request), request_method(request), detail)
-               : NULL;
+    PyObject *response = NULL;
+    if (detail != NULL) {
+        response =
+            PyObject_CallFunction(engine->answer, "ssNO", reason_name(request_reason(request)),
+                                  request_id(request), py_text(request_method(request)), detail);
+    }
     int rc = response != NULL ? py_set(engine->state, flow, NAME_response, response) : -1;
     Py_XDECREF(detail);
     Py_XDECREF(response);

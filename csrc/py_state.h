@@ -18,10 +18,11 @@
 #define PY_NAMES(X)                                                                                \
     X(_forwarder)                                                                                  \
     X(address)                                                                                     \
-    X(authority) X(call_later) X(cancel) X(client_conn) X(comment) X(create_future) X(data)        \
-        X(done) X(encode) X(expire) X(fields) X(get) X(headers) X(host) X(metadata) X(method)      \
-            X(mitm_forwarder) X(path) X(port) X(request) X(response) X(scheme) X(server_conn)      \
-                X(set_exception) X(set_result) X(sni) X(status_code) X(via)
+    X(authority)                                                                                   \
+    X(call_later) X(cancel) X(client_conn) X(comment) X(create_future) X(data) X(done) X(encode)   \
+        X(expire) X(fields) X(get) X(headers) X(host) X(metadata) X(method) X(mitm_forwarder)      \
+            X(path) X(port) X(request) X(response) X(scheme) X(server_conn) X(set_exception)       \
+                X(set_result) X(sni) X(status_code) X(via)
 
 enum py_name {
 #define PY_NAME_ENUM(name) NAME_##name,
@@ -44,7 +45,7 @@ struct py_engine {
     PyObject *route;   /* (kind, host, port, username, password, proxy_id) -> what Server.via is */
     PyObject *answer;  /* (reason, request_id, method, detail) -> http.Response */
     PyObject *log;     /* (level, text) */
-    PyObject *tunnels; /* WeakKeyDictionary: client connection -> the Proxy-Authorization of its
+    PyObject *tunnels; /* the process's: client connection -> the Proxy-Authorization of its
                           CONNECT */
     int64_t expiry_ms; /* when `expire` has been scheduled for; CLOCK_NEVER */
     PyObject *expiry_handle; /* the loop's, for that; NULL */
@@ -58,6 +59,10 @@ struct py_request {
     bool retrying; /* a dial failed: where there is no other route, the layer answers for that */
 };
 
+/* Text of ours as str; bytes that are not UTF-8 (a hostile method, a cut message) become U+FFFD.
+ * New reference. */
+PyObject *
+py_text(const char *text);
 /* `object.name`; new reference. */
 PyObject *
 py_get(struct module_state *state, PyObject *object, enum py_name name);
@@ -81,10 +86,11 @@ int
 flow_read_target(struct py_engine *engine, PyObject *flow, struct flow_reading *reading);
 void
 flow_reading_fini(struct flow_reading *reading);
-/* Takes the gateway's own headers off: Proxy-Authorization and Proxy-Connection, and Authorization
- * where it held the user token. */
+/* Takes the gateway's own headers off: Proxy-Authorization and Proxy-Connection, and each
+ * Authorization if `authorization`, or else if it contains `token`. */
 int
-flow_strip(struct py_engine *engine, const struct flow_reading *reading, bool authorization);
+flow_strip(struct py_engine *engine, const struct flow_reading *reading, bool authorization,
+           struct slice token);
 /* Remembers the Proxy-Authorization of a CONNECT for its connection and takes it off; 1 when there
  * was one, else 0. */
 int

@@ -16,6 +16,7 @@
     X(token_refused, "the backend answered 401")                                                   \
     X(blacklisted, "a rule matched, or hit a limit")                                               \
     X(target_refused, "the backend answered 403")                                                  \
+    X(target_denied, "an address that is never a target")                                          \
     X(no_proxy, "the backend answered 404")                                                        \
     X(proxy_not_working, "is_working is false")                                                    \
     X(bad_answer, "the backend's answer cannot be used")                                           \

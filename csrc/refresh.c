@@ -47,20 +47,24 @@ struct refresh {
     struct rules *retired;
 };
 
-static void
-publish(struct refresh *refresh, struct rules *rules, bool confirmed)
+/* NULL when memory is short. */
+static struct rules_event *
+rules_event_create(const struct refresh *refresh, bool confirmed)
 {
     struct rules_event *event = mem_zalloc(sizeof *event);
-    if (event == NULL) {
-        rules_unref(rules); /* the set in place stays; the next round tries again */
-        return;
+    if (event != NULL) {
+        link_init(&event->event.mail.link);
+        event->event.kind = EVENT_RULES;
+        event->confirmed = confirmed;
+        event->confirmed_ms = refresh->started_ms;
     }
-    link_init(&event->event.mail.link);
-    event->event.kind = EVENT_RULES;
-    event->rules = rules;
-    event->confirmed = confirmed;
-    event->confirmed_ms = refresh->started_ms;
-    if (!mailbox_post(refresh->outbox, &event->event.mail)) {
+    return event;
+}
+
+static void
+publish(struct refresh *refresh, struct rules_event *event)
+{
+    if (event != NULL && !mailbox_post(refresh->outbox, &event->event.mail)) {
         rules_event_destroy(event);
     }
 }
@@ -99,7 +103,7 @@ failed(struct refresh *refresh, const char *why)
     event_notice(refresh->outbox, NOTICE_WARNING, "Blacklist refresh failed: %s; %s", why,
                  refresh->newest ? "the last good rule set stays in force"
                                  : "no rule set was ever loaded, so every request is answered 503");
-    publish(refresh, NULL, false);
+    publish(refresh, rules_event_create(refresh, false));
     schedule(refresh);
 }
 
@@ -133,6 +137,30 @@ compile_destroy(struct compile *compile)
     mem_free(compile);
 }
 
+/* The new set is in place as soon as the loop hears of it: so the news comes first, and with it
+ * fails everything. */
+static void
+take_over(struct refresh *refresh, struct compile *compile)
+{
+    struct rules_event *event = rules_event_create(refresh, true);
+    if (event == NULL) {
+        rules_unref(compile->rules);
+        failed(refresh, err_text(ERR_MEMORY));
+        return;
+    }
+    refresh->failures = 0;
+    memcpy(refresh->etag, refresh->call.etag, sizeof refresh->etag);
+    stats_add(refresh->stats, STATS_refreshes, 1);
+    stats_add(refresh->stats, STATS_rules_rejected, compile->report.rejected);
+    rules_unref(refresh->retired);
+    refresh->retired = refresh->newest;
+    refresh->newest = compile->rules;
+    log_report(refresh, &compile->report);
+    event->rules = rules_ref(refresh->newest);
+    publish(refresh, event);
+    schedule(refresh);
+}
+
 /* On the reactor: the compile thread is done. */
 static void
 compiled(struct reactor_task *task)
@@ -144,20 +172,11 @@ compiled(struct reactor_task *task)
     refresh->compiling = NULL;
     if (compile->err) {
         failed(refresh, compile->err == ERR_INVALID ? compile->message : err_text(compile->err));
-        compile_destroy(compile);
-        return;
     }
-    refresh->failures = 0;
-    memcpy(refresh->etag, refresh->call.etag, sizeof refresh->etag);
-    stats_add(refresh->stats, STATS_refreshes, 1);
-    stats_add(refresh->stats, STATS_rules_rejected, compile->report.rejected);
-    rules_unref(refresh->retired);
-    refresh->retired = refresh->newest;
-    refresh->newest = compile->rules;
-    log_report(refresh, &compile->report);
-    publish(refresh, rules_ref(refresh->newest), true);
+    else {
+        take_over(refresh, compile);
+    }
     compile_destroy(compile);
-    schedule(refresh);
 }
 
 static void *
@@ -216,7 +235,7 @@ answered(struct http_call *call)
     }
     else if (call->status == 304 && refresh->etag[0] != '\0') {
         refresh->failures = 0;
-        publish(refresh, NULL, true);
+        publish(refresh, rules_event_create(refresh, true));
         schedule(refresh);
     }
     else if (call->status == 401 || call->status == 403) {

@@ -7,6 +7,7 @@
 /* Of what a hostile client may make long. */
 #define METHOD_MAX 64
 #define SCHEME_SHOWN 16
+#define TOKEN_UNMISTAKABLE 16
 
 /* What a rule must see too, where a header or the SNI names another host than the target. */
 static enum err
@@ -147,7 +148,8 @@ read_token(struct request *request, const struct request_input *input,
         request->takes_authorization = form != TOKEN_NONE && !policy->forward_authorization;
     }
     else if (form == TOKEN_FOUND && bearer_form == TOKEN_FOUND) {
-        request->takes_authorization = token_equal(&request->token, &bearer);
+        request->takes_authorization =
+            token_equal(&request->token, &bearer) && !policy->forward_authorization;
     }
     token_fini(&bearer);
     if (form == TOKEN_NONE && policy->default_token->len > 0) {
@@ -172,6 +174,7 @@ request_create(const struct request_input *input, const struct request_policy *p
         return ERR_MEMORY;
     }
     link_init(&request->link);
+    link_init(&request->live);
     permit_init(&request->permit);
     for (size_t i = 0; i < REQUEST_OTHER_HOSTS; i++) {
         buf_init(&request->other_urls[i], 4 * URL_MAX);
@@ -179,6 +182,7 @@ request_create(const struct request_input *input, const struct request_policy *p
     buf_init(&request->loggable, 4 * URL_MAX);
     request->state = REQUEST_DECIDED;
     request->owner = owner;
+    request->forward_authorization = policy->forward_authorization;
     request->started_ms = clock_now_ms();
     request->started_wall = clock_wall_seconds();
     request->deadline_ms = request->started_ms + policy->timeout_ms;
@@ -203,7 +207,8 @@ request_destroy(struct request *request)
     if (request == NULL) {
         return;
     }
-    assert(request->lookup == NULL && !link_is_linked(&request->link));
+    assert(request->lookup == NULL && !link_is_linked(&request->link)
+           && !link_is_linked(&request->live));
     for (size_t i = 0; i < request->tried_count; i++) {
         upstream_fini(&request->tried[i]);
     }
@@ -292,6 +297,16 @@ bool
 request_takes_authorization(const struct request *request)
 {
     return request->takes_authorization;
+}
+
+struct slice
+request_token_to_hide(const struct request *request)
+{
+    /* A short text may occur in other credentials by chance. */
+    if (request->forward_authorization || request->token.len < TOKEN_UNMISTAKABLE) {
+        return (struct slice){NULL, 0};
+    }
+    return (struct slice){request->token.text, request->token.len};
 }
 
 const char *

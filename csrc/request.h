@@ -27,6 +27,7 @@ struct request {
     enum request_state state;
     struct link
         link; /* in a list of those that wait for rules or for a lease, or of those just decided */
+    struct link live; /* in the engine's list of those that have not ended */
     struct permit permit;
     struct lookup *lookup; /* borrowed while the reactor has it */
     void *owner;
@@ -40,6 +41,7 @@ struct request {
     struct buf loggable;
     struct token token;
     bool takes_authorization;
+    bool forward_authorization;
     int64_t started_ms, deadline_ms;
     double started_wall;
 

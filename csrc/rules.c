@@ -1,127 +1,18 @@
 #include "rules.h"
 
-#include <stdatomic.h>
-#include <string.h>
-
 #include "mem.h"
+#include "rules_state.h"
 
-/* One pattern, compiled; shared by all sets that hold it. */
-struct code {
-    atomic_size_t refs;
-    struct regex *regex;
-    size_t len;
-    char *pattern;
-};
-
-struct rule {
-    struct code *code; /* one reference */
-    struct wire_id id;
-};
-
-struct rules {
-    atomic_size_t refs;
-    size_t count;
-    struct rule *rules;  /* in list order */
-    size_t mask;         /* slots - 1 */
-    struct code **slots; /* open addressing by pattern; the references are the rules' */
-};
+/* For all suspect rules together, and for all quarantined ones; see budget.h for what is allowed in the end. */
+#define SUSPECT_BUDGET_NS (1000 * 1000)
+#define QUARANTINE_BUDGET_NS (250 * 1000)
 
 struct rules_scratch {
     struct regex_scratch *regex;
+    struct index_scratch index;
 };
 
-/* --- patterns --- */
-
-/* FNV-1a; it only chooses the slot. */
-static uint64_t
-hash_pattern(struct slice pattern)
-{
-    uint64_t hash = UINT64_C(0xcbf29ce484222325);
-    for (size_t i = 0; i < pattern.len; i++) {
-        hash = (hash ^ (unsigned char)pattern.data[i]) * UINT64_C(0x100000001b3);
-    }
-    return hash ^ hash >> 32;
-}
-
-static struct code *
-code_ref(struct code *code)
-{
-    atomic_fetch_add_explicit(&code->refs, 1, memory_order_relaxed);
-    return code;
-}
-
-static void
-code_unref(struct code *code)
-{
-    if (code == NULL || atomic_fetch_sub_explicit(&code->refs, 1, memory_order_acq_rel) > 1) {
-        return;
-    }
-    regex_destroy(code->regex);
-    mem_free(code->pattern);
-    mem_free(code);
-}
-
-static enum err
-code_create(struct slice pattern, struct code **out, struct regex_error *error)
-{
-    struct code *code = mem_zalloc(sizeof *code);
-    if (code == NULL) {
-        return ERR_MEMORY;
-    }
-    atomic_init(&code->refs, 1);
-    code->len = pattern.len;
-    code->pattern = mem_copy(pattern.data, pattern.len);
-    enum err err = code->pattern == NULL ? ERR_MEMORY : ERR_OK;
-    if (!err) {
-        err = regex_compile(pattern, &code->regex, error);
-    }
-    if (err) {
-        code_unref(code);
-        return err;
-    }
-    *out = code;
-    return ERR_OK;
-}
-
-/* The slot that holds the pattern, or the empty one where it belongs. */
-static struct code **
-find_slot(const struct rules *rules, struct slice pattern)
-{
-    size_t i = hash_pattern(pattern) & rules->mask;
-    for (; rules->slots[i] != NULL; i = (i + 1) & rules->mask) {
-        const struct code *code = rules->slots[i];
-        if (code->len == pattern.len && memcmp(code->pattern, pattern.data, pattern.len) == 0) {
-            break;
-        }
-    }
-    return &rules->slots[i];
-}
-
 /* --- sets --- */
-
-static enum err
-create_empty(size_t room, struct rules **out)
-{
-    /* At most half of the slots are taken, so that a search always ends. */
-    size_t slots = 2;
-    while (slots / 2 < room) {
-        slots *= 2;
-    }
-    struct rules *rules = mem_zalloc(sizeof *rules);
-    if (rules == NULL) {
-        return ERR_MEMORY;
-    }
-    atomic_init(&rules->refs, 1);
-    rules->mask = slots - 1;
-    rules->rules = mem_calloc(room, sizeof *rules->rules);
-    rules->slots = mem_calloc(slots, sizeof(struct code *));
-    if (rules->rules == NULL || rules->slots == NULL) {
-        rules_unref(rules);
-        return ERR_MEMORY;
-    }
-    *out = rules;
-    return ERR_OK;
-}
 
 struct rules *
 rules_ref(struct rules *rules)
@@ -137,11 +28,14 @@ rules_unref(struct rules *rules)
         return;
     }
     for (size_t i = 0; i < rules->count; i++) {
-        code_unref(rules->rules[i].code);
+        matcher_unref(rules->rules[i].matcher);
         wire_id_fini(&rules->rules[i].id);
     }
     mem_free(rules->rules);
     mem_free(rules->slots);
+    mem_free(rules->always);
+    index_destroy(rules->index);
+    rules_report_fini(&rules->report);
     mem_free(rules);
 }
 
@@ -151,122 +45,92 @@ rules_count(const struct rules *rules)
     return rules->count;
 }
 
-/* From this set, else from the previous one, else compiled. */
-static enum err
-find_code(struct rules *rules, const struct rules *previous, struct slice pattern,
-          struct code **out, struct regex_error *error)
-{
-    struct code **slot = find_slot(rules, pattern);
-    if (*slot != NULL) {
-        *out = code_ref(*slot);
-        return ERR_OK;
-    }
-    struct code *known = previous != NULL ? *find_slot(previous, pattern) : NULL;
-    if (known != NULL) {
-        *slot = *out = code_ref(known);
-        return ERR_OK;
-    }
-    enum err err = code_create(pattern, out, error);
-    if (!err) {
-        *slot = *out;
-    }
-    return err;
-}
-
-/* ERR_INVALID: the pattern cannot be compiled. */
-static enum err
-add_rule(struct rules *rules, const struct rules *previous, const struct wire_rule *given,
-         struct regex_error *error)
-{
-    struct rule *rule = &rules->rules[rules->count];
-    struct slice pattern = {given->pattern, given->pattern_len};
-    enum err err = find_code(rules, previous, pattern, &rule->code, error);
-    if (err) {
-        return err;
-    }
-    /* From here on rules_unref cleans up. */
-    rules->count++;
-    return wire_id_copy(&given->id, &rule->id);
-}
-
-static enum err
-report_reject(struct rules_report *report, const struct wire_id *id,
-              const struct regex_error *error)
-{
-    report->rejected++;
-    if (report->rejects_kept == RULES_REJECTS_KEPT) {
-        return ERR_OK;
-    }
-    if (report->rejects == NULL) {
-        report->rejects = mem_calloc(RULES_REJECTS_KEPT, sizeof *report->rejects);
-        if (report->rejects == NULL) {
-            return ERR_MEMORY;
-        }
-    }
-    struct rules_reject *reject = &report->rejects[report->rejects_kept];
-    enum err err = wire_id_copy(id, &reject->id);
-    if (!err) {
-        reject->error = *error;
-        report->rejects_kept++;
-    }
-    return err;
-}
-
-enum err
-rules_build(const struct wire_rules *list, struct rules *previous, struct rules **out,
-            struct rules_report *report)
-{
-    struct rules *rules;
-    struct rules_report found = {.given = list->count};
-    enum err err = create_empty(list->count, &rules);
-    if (err) {
-        return err;
-    }
-    for (size_t i = 0; i < list->count && !err; i++) {
-        struct regex_error error;
-        err = add_rule(rules, previous, &list->rules[i], &error);
-        if (err == ERR_INVALID) {
-            err = report_reject(&found, &list->rules[i].id, &error);
-        }
-    }
-    if (err) {
-        rules_unref(rules);
-        rules_report_fini(&found);
-        return err;
-    }
-    found.compiled = rules->count;
-    *out = rules;
-    *report = found;
-    return ERR_OK;
-}
-
 void
-rules_report_fini(struct rules_report *report)
+rules_get(const struct rules *rules, size_t at, struct rules_info *out)
 {
-    for (size_t i = 0; i < report->rejects_kept; i++) {
-        wire_id_fini(&report->rejects[i].id);
-    }
-    mem_free(report->rejects);
-    *report = (struct rules_report){.rejects = NULL};
+    const struct rule *rule = &rules->rules[at];
+    const struct matcher *matcher = rule->matcher;
+    *out = (struct rules_info){
+        .id = &rule->id,
+        .pattern = matcher->bytes,
+        .hits = atomic_load_explicit(&matcher->hits, memory_order_relaxed),
+        .limits = atomic_load_explicit(&matcher->limits, memory_order_relaxed),
+        .first = rule->first,
+        .always = matcher->always,
+        .everything = matcher->everything,
+        .quarantined = matcher->quarantined,
+    };
 }
 
 /* --- matching --- */
 
-struct rules_hit
-rules_match(const struct rules *rules, struct slice subject, struct rules_scratch *scratch)
+/* The rules to try, in list order: those that the index names, and those that are not in it. */
+struct walk {
+    const uint32_t *found, *always;
+    size_t found_left, always_left;
+};
+
+static bool
+walk_next(struct walk *walk, uint32_t *number)
 {
-    for (size_t i = 0; i < rules->count; i++) {
-        const struct rule *rule = &rules->rules[i];
-        enum regex_outcome outcome = regex_search(rule->code->regex, subject, scratch->regex);
+    if (walk->found_left == 0 && walk->always_left == 0) {
+        return false;
+    }
+    if (walk->always_left == 0 || (walk->found_left > 0 && *walk->found < *walk->always)) {
+        *number = *walk->found++;
+        walk->found_left--;
+    }
+    else {
+        *number = *walk->always++;
+        walk->always_left--;
+    }
+    return true;
+}
+
+/* Tries either the quarantined rules of the walk or the others; says whether there were some of the other kind. */
+static struct rules_hit
+try_rules(const struct rules *rules, struct walk walk, bool quarantined, bool *others,
+          struct slice subject, struct regex_scratch *scratch)
+{
+    struct budget budget;
+    uint32_t number;
+    budget_init(&budget, quarantined ? QUARANTINE_BUDGET_NS : SUSPECT_BUDGET_NS);
+    *others = false;
+    while (walk_next(&walk, &number)) {
+        const struct rule *rule = &rules->rules[number];
+        struct matcher *matcher = rule->matcher;
+        if (matcher->quarantined != quarantined) {
+            *others = true;
+            continue;
+        }
+        enum regex_outcome outcome = matcher_search(matcher, subject, &budget, scratch);
         if (outcome != REGEX_NO_MATCH) {
+            bool matched = outcome == REGEX_MATCH;
+            atomic_fetch_add_explicit(matched ? &matcher->hits : &matcher->limits, 1, memory_order_relaxed);
             return (struct rules_hit){
-                .outcome = outcome == REGEX_MATCH ? RULES_MATCH : RULES_LIMIT,
+                .outcome = matched ? RULES_MATCH : RULES_LIMIT,
                 .id = &rule->id,
-                .pattern = rule->code->pattern,
+                .pattern = matcher->bytes,
             };
         }
     }
     return (struct rules_hit){.outcome = RULES_NO_MATCH};
+}
+
+struct rules_hit
+rules_match(const struct rules *rules, struct slice subject, struct rules_scratch *scratch)
+{
+    struct walk walk = {.always = rules->always, .always_left = rules->always_count};
+    bool quarantined, others;
+    if (rules->index != NULL
+        && index_find(rules->index, subject, &scratch->index, &walk.found, &walk.found_left)) {
+        return (struct rules_hit){.outcome = RULES_LIMIT}; /* nothing is known: deny */
+    }
+    struct rules_hit hit = try_rules(rules, walk, false, &quarantined, subject, scratch->regex);
+    if (hit.outcome == RULES_NO_MATCH && quarantined) {
+        hit = try_rules(rules, walk, true, &others, subject, scratch->regex);
+    }
+    return hit;
 }
 
 enum err
@@ -281,6 +145,7 @@ rules_scratch_create(struct rules_scratch **out)
         mem_free(scratch);
         return err;
     }
+    index_scratch_init(&scratch->index);
     *out = scratch;
     return ERR_OK;
 }
@@ -292,5 +157,6 @@ rules_scratch_destroy(struct rules_scratch *scratch)
         return;
     }
     regex_scratch_destroy(scratch->regex);
+    index_scratch_fini(&scratch->index);
     mem_free(scratch);
 }

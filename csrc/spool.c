@@ -50,9 +50,9 @@ struct spool {
     _Atomic int64_t journal_bytes, journal_records;   /* appended, not yet in the database */
     _Atomic int64_t database_bytes, database_records; /* as the spool thread last saw them */
     _Atomic int64_t dead_records, oldest_at_ms;       /* likewise; wall clock, 0: none waits */
-    atomic_bool refused; /* an append failed, and no room was seen since */
+    atomic_bool refused;     /* an append failed, and no room was seen since */
     atomic_bool disk_failed; /* it was the disk that refused */
-    atomic_bool behind;  /* an earlier process's journals are still to be moved */
+    atomic_bool behind;      /* an earlier process's journals are still to be moved */
 
     /* the spool thread's */
     struct leftovers leftovers; /* of the slot's last process */
@@ -61,9 +61,9 @@ struct spool {
     char *directory; /* NULL in memory, as is slot.path */
     struct slot slot;
     struct orphan orphan;
-    int next_orphan;     /* slots below were looked at in this round */
-    bool orphan_failed;  /* said so already */
-    bool reserved;       /* the reserve is there, or needed by nobody */
+    int next_orphan;    /* slots below were looked at in this round */
+    bool orphan_failed; /* said so already */
+    bool reserved;      /* the reserve is there, or needed by nobody */
     struct mover_line line;
 };
 
@@ -130,8 +130,8 @@ disk_works(struct spool *spool)
 static void
 make_reserve(struct spool *spool)
 {
-    spool->reserved = spool->slot.path == NULL || spool->reserved ||
-                      take_file(spool, "reserve", RESERVE_BYTES, true);
+    spool->reserved = spool->slot.path == NULL || spool->reserved
+                      || take_file(spool, "reserve", RESERVE_BYTES, true);
 }
 
 /* So that what the backend has accepted can be deleted. */
@@ -166,9 +166,9 @@ take_stock(struct spool *spool)
     atomic_store(&spool->database_records, stock.records);
     atomic_store(&spool->dead_records, stock.dead);
     atomic_store(&spool->oldest_at_ms, (int64_t)(stock.oldest_at * 1000.0));
-    if (!atomic_load(&spool->refused) || bytes_used(spool) + ROOM_MIN > spool->max_bytes ||
-        journal_is_sealed(&spool->journal) || !spool->reserved ||
-        (atomic_load(&spool->disk_failed) && !disk_works(spool))) {
+    if (!atomic_load(&spool->refused) || bytes_used(spool) + ROOM_MIN > spool->max_bytes
+        || journal_is_sealed(&spool->journal) || !spool->reserved
+        || (atomic_load(&spool->disk_failed) && !disk_works(spool))) {
         return;
     }
     atomic_store(&spool->disk_failed, false);
@@ -217,8 +217,8 @@ spool_append(struct spool *spool, const char key[SPOOL_KEY_LEN], struct slice bo
     atomic_fetch_add(&spool->journal_bytes, size);
     atomic_fetch_add(&spool->journal_records, 1);
     enum err err = ERR_LIMIT;
-    if (bytes_used(spool) <= spool->max_bytes &&
-        !(err = journal_append(&spool->journal, key, body))) {
+    if (bytes_used(spool) <= spool->max_bytes
+        && !(err = journal_append(&spool->journal, key, body))) {
         return ERR_OK;
     }
     atomic_fetch_sub(&spool->journal_records, 1);
@@ -237,8 +237,8 @@ static enum err
 move_old(struct spool *spool, size_t *batches, size_t *moved)
 {
     enum err err = ERR_OK;
-    if (spool->old.fd < 0 && !journal_is_idle(&spool->journal) &&
-        (err = journal_rotate(&spool->journal, &spool->old))) {
+    if (spool->old.fd < 0 && !journal_is_idle(&spool->journal)
+        && (err = journal_rotate(&spool->journal, &spool->old))) {
         return failed(spool, err, "begin a new journal in", spool_place(spool));
     }
     if (spool->old.fd < 0) {
@@ -296,8 +296,8 @@ spool_trim(struct spool *spool, int64_t after_row, size_t *dropped)
     size_t count = TRIM_BATCH, total = 0;
     enum err err = ERR_OK;
     spool->line.text[0] = '\0';
-    while (spool->drops && !err && count > 0 &&
-           bytes_used(spool) > spool->max_bytes - spool->max_bytes / 8) {
+    while (spool->drops && !err && count > 0
+           && bytes_used(spool) > spool->max_bytes - spool->max_bytes / 8) {
         if (!(err = database_begin(spool->database))) {
             err = database_trim(spool->database, after_row, TRIM_BATCH, &count);
             err = database_end(spool->database, err);
@@ -629,6 +629,12 @@ const char *
 spool_message(const struct spool *spool)
 {
     return spool->line.text;
+}
+
+bool
+spool_is_in_memory(const struct spool *spool)
+{
+    return spool->slot.path == NULL;
 }
 
 const char *

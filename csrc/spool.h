@@ -3,12 +3,12 @@
  * A record is a key (36 characters) and a body.  spool_append copies both with one write(2); from
  * then on a kill -9 of this process cannot lose it.  The spool thread moves records into the
  * database at most every SPOOL_MOVE_MS, where the transaction is synced.  Each process owns one
- * numbered slot directory, held by a lock, and adopts those whose owner is dead; without a directory
- * the same files live in memory.
+ * numbered slot directory, held by a lock, and adopts those whose owner is dead; without a
+ * directory the same files live in memory.
  *
- * spool_append, spool_is_healthy and the numbers below it: any thread (append: the loop).  The rest:
- * the spool thread, but for create and destroy, which the owner calls while that thread does not
- * run.
+ * spool_append, spool_is_healthy and the numbers below it: any thread (append: the loop).  The
+ * rest: the spool thread, but for create and destroy, which the owner calls while that thread does
+ * not run.
  */
 #ifndef FORWARDER_SPOOL_H
 #define FORWARDER_SPOOL_H
@@ -63,8 +63,8 @@ spool_dead(struct spool *spool);
 int64_t
 spool_oldest_age_ms(struct spool *spool);
 
-/* Moves complete journal records into the database, those of an earlier process first; *moved counts
- * them. */
+/* Moves complete journal records into the database, those of an earlier process first; *moved
+ * counts them. */
 enum err
 spool_move(struct spool *spool, size_t *moved) MUST_CHECK;
 /* The last move stopped half-way, so that the thread could do something else: move again. */
@@ -96,6 +96,9 @@ spool_bury(struct spool *spool, int64_t row, int status, const char *answer) MUS
  * line, borrowed until the next call. */
 const char *
 spool_message(const struct spool *spool);
+/* What is in it ends with the process. */
+bool
+spool_is_in_memory(const struct spool *spool);
 /* "…/0", or "memory"; borrowed. */
 const char *
 spool_place(const struct spool *spool);

@@ -9,12 +9,17 @@
 #define PORT_MAX 65535
 /* Some providers write a session's settings into the user name; this is far beyond them. */
 #define CREDENTIAL_MAX 2048
-/* The longest name of a protocol that a message repeats. */
-#define PROTOCOL_SHOWN 16
+/* What fits into the one-byte length of RFC 1929. */
+#define SOCKS_CREDENTIAL_MAX 255
+#define PROTOCOLS "http, https, socks4, socks4a, socks5 or socks5h"
 
 static const char *const kind_names[] = {
     [UPSTREAM_HTTP] = "http",
     [UPSTREAM_HTTPS] = "https",
+    [UPSTREAM_SOCKS4] = "socks4",
+    [UPSTREAM_SOCKS4A] = "socks4a",
+    [UPSTREAM_SOCKS5] = "socks5",
+    [UPSTREAM_SOCKS5H] = "socks5h",
 };
 
 static bool
@@ -36,18 +41,6 @@ refuse(char message[UPSTREAM_MESSAGE_SIZE], const char *what)
     return ERR_INVALID;
 }
 
-/* Repeats the name only where it looks like one: the backend's text is not trusted with our log. */
-static enum err
-refuse_protocol(const char *protocol, char message[UPSTREAM_MESSAGE_SIZE])
-{
-    size_t len = strspn(protocol, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789");
-    if (len == 0 || len > PROTOCOL_SHOWN || protocol[len] != '\0') {
-        return refuse(message, "protocol must be http or https");
-    }
-    snprintf(message, UPSTREAM_MESSAGE_SIZE, "protocol %s is not supported yet", protocol);
-    return ERR_INVALID;
-}
-
 /* An absent protocol is http, as in the contract's example. */
 static enum err
 read_kind(const char *protocol, enum upstream_kind *out, char message[UPSTREAM_MESSAGE_SIZE])
@@ -62,7 +55,7 @@ read_kind(const char *protocol, enum upstream_kind *out, char message[UPSTREAM_M
             return ERR_OK;
         }
     }
-    return refuse_protocol(protocol, message);
+    return refuse(message, "protocol must be " PROTOCOLS);
 }
 
 /* Where the proxy is, as the backend wrote it. */
@@ -106,7 +99,7 @@ static enum err
 read_place(const struct wire_proxy *proxy, struct upstream *upstream,
            char message[UPSTREAM_MESSAGE_SIZE])
 {
-    struct place place;
+    struct place place = {.port = -1};
     struct buf host;
     bool is_ip;
     enum err err = find_place(proxy, &place, message);
@@ -136,6 +129,34 @@ read_place(const struct wire_proxy *proxy, struct upstream *upstream,
     return err;
 }
 
+/* A proxy that is dialled by `ip` still shows the certificate of its name. */
+static enum err
+read_tls_name(const struct wire_proxy *proxy, struct upstream *upstream)
+{
+    struct slice name;
+    struct buf host;
+    int port;
+    bool is_ip;
+    if (upstream->kind != UPSTREAM_HTTPS || proxy->ip == NULL || proxy->address == NULL) {
+        return ERR_OK;
+    }
+    struct slice address = {proxy->address, strlen(proxy->address)};
+    if (url_split_authority(address, &name, &port)) {
+        return ERR_OK; /* nobody needs it: `ip` and `port` win */
+    }
+    buf_init(&host, URL_HOST_MAX);
+    enum err err = url_canonical_host(name, &host, &is_ip);
+    if (err == ERR_INVALID || (!err && is_ip)) {
+        err = ERR_OK;
+    }
+    else if (!err) {
+        upstream->tls_name = buf_take(&host, NULL);
+        err = upstream->tls_name == NULL ? ERR_MEMORY : ERR_OK;
+    }
+    buf_fini(&host);
+    return err;
+}
+
 static bool
 has_control(const char *text)
 {
@@ -145,6 +166,54 @@ has_control(const char *text)
         }
     }
     return false;
+}
+
+static bool
+fits(const char *text, size_t max)
+{
+    return !has_control(text) && strlen(text) <= max;
+}
+
+/* What the protocol can carry, so that no credential is sent cut short, or silently not at all. */
+static enum err
+check_credentials(enum upstream_kind kind, const char *username, const char *password,
+                  char message[UPSTREAM_MESSAGE_SIZE])
+{
+    switch (kind) {
+    case UPSTREAM_HTTP:
+    case UPSTREAM_HTTPS:
+        if (!fits(username, CREDENTIAL_MAX) || strchr(username, ':') != NULL) {
+            return refuse(message, "username must be at most 2048 bytes without ':' and control "
+                                   "characters");
+        }
+        if (!fits(password, CREDENTIAL_MAX)) {
+            return refuse(message,
+                          "password must be at most 2048 bytes without control characters");
+        }
+        break;
+    case UPSTREAM_SOCKS4:
+    case UPSTREAM_SOCKS4A:
+        if (*password != '\0') {
+            return refuse(message, "SOCKS4 knows no password");
+        }
+        if (!fits(username, SOCKS_CREDENTIAL_MAX)) {
+            return refuse(message, "username of a SOCKS proxy must be at most 255 bytes without "
+                                   "control characters");
+        }
+        break;
+    case UPSTREAM_SOCKS5:
+    case UPSTREAM_SOCKS5H:
+        if (*username == '\0' || !fits(username, SOCKS_CREDENTIAL_MAX)) {
+            return refuse(message, "username of a SOCKS proxy must be 1 to 255 bytes without "
+                                   "control characters");
+        }
+        if (!fits(password, SOCKS_CREDENTIAL_MAX)) {
+            return refuse(message, "password of a SOCKS proxy must be at most 255 bytes without "
+                                   "control characters");
+        }
+        break;
+    }
+    return ERR_OK;
 }
 
 /* Both or none: an empty pair is none, and a missing or null half is empty. */
@@ -157,13 +226,9 @@ read_credentials(const struct wire_proxy *proxy, struct upstream *upstream,
     if (*username == '\0' && *password == '\0') {
         return ERR_OK;
     }
-    if (has_control(username) || strchr(username, ':') != NULL
-        || strlen(username) > CREDENTIAL_MAX) {
-        return refuse(message,
-                      "username must be at most 2048 bytes without ':' and control characters");
-    }
-    if (has_control(password) || strlen(password) > CREDENTIAL_MAX) {
-        return refuse(message, "password must be at most 2048 bytes without control characters");
+    enum err err = check_credentials(upstream->kind, username, password, message);
+    if (err) {
+        return err;
     }
     upstream->username = mem_string(username);
     upstream->password = mem_string(password);
@@ -178,6 +243,9 @@ upstream_from_proxy(struct wire_proxy *proxy, struct upstream *out,
     enum err err = read_kind(proxy->protocol, &upstream.kind, message);
     if (!err) {
         err = read_place(proxy, &upstream, message);
+    }
+    if (!err) {
+        err = read_tls_name(proxy, &upstream);
     }
     if (!err) {
         err = read_credentials(proxy, &upstream, message);
@@ -202,6 +270,7 @@ void
 upstream_fini(struct upstream *upstream)
 {
     mem_free(upstream->host);
+    mem_free(upstream->tls_name);
     free_secret_string(upstream->username);
     free_secret_string(upstream->password);
     wire_id_fini(&upstream->id);
@@ -253,5 +322,6 @@ bool
 upstream_equal(const struct upstream *a, const struct upstream *b)
 {
     return a->kind == b->kind && a->port == b->port && strings_equal(a->host, b->host)
+           && strings_equal(a->tls_name, b->tls_name)
            && strings_equal(a->username, b->username) && strings_equal(a->password, b->password);
 }

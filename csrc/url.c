@@ -556,6 +556,21 @@ url_fini(struct url *url)
     buf_fini(&url->canonical);
 }
 
+struct slice
+url_host(const struct url *url, int *port)
+{
+    struct slice text =
+        slice_from(buf_slice(&url->canonical), find(buf_slice(&url->canonical), '/') + 2);
+    *port = buf_string(&url->canonical)[4] == 's' ? 443 : 80;
+    struct slice host = {text.data, find(text, '/')};
+    int explicit_port;
+    if (url_split_authority((struct slice){text.data, host.len}, &host, &explicit_port) == ERR_OK
+        && explicit_port >= 0) {
+        *port = explicit_port;
+    }
+    return host;
+}
+
 /* Whether c ends an authority in the eyes of any reader. */
 static bool
 ends_authority(char c)

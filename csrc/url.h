@@ -33,6 +33,10 @@ url_build(const struct url_parts *parts, struct url *out) MUST_CHECK;
 void
 url_fini(struct url *url);
 
+/* Host (without brackets) and port of the canonical form; borrowed. */
+struct slice
+url_host(const struct url *url, int *port);
+
 /* A host in canonical form: lower case, one trailing dot off, IPv4 in any spelling as dotted quad,
  * IPv6 as RFC 5952, v4-mapped as v4.  ERR_INVALID for empty or over-long labels, bytes outside the
  * LDH set and '_', bad numbers. */

@@ -20,7 +20,9 @@ from . import errors
 from . import layers
 from . import options
 from . import routes
+from . import socks
 from . import tunnels
+from . import turbo
 from .bridge import Bridge
 from .bridge import mask_secrets
 
@@ -37,6 +39,7 @@ class Forwarder:
     def __init__(self) -> None:
         self.bridge: Bridge | None = None
         self._running = False
+        self._cuts: list[str] = []
 
     # ---- life
 
@@ -75,7 +78,8 @@ class Forwarder:
             self.bridge = bridge  # requests that run go on
             return bridge.drain_and_stop()
         layers.use(None)
-        bridge.stop()
+        turbo.uninstall(self._cuts)
+        bridge.hand_over()
         return None
 
     def _reconfigure(self) -> None:
@@ -85,6 +89,8 @@ class Forwarder:
         old = self.bridge
         try:
             config, secrets = options.load(ctx.options), options.Secrets()
+            if old is not None and config == old.config:
+                return  # mitmproxy takes back a refused option by setting the old value
             mask_secrets(secrets)
             bridge = Bridge(config, secrets)
         except (options.ConfigError, RuntimeError) as error:
@@ -95,15 +101,19 @@ class Forwarder:
             return
         self.bridge = bridge
         layers.use(bridge)
+        # Under the launcher all of these are in place already.
+        self._cuts = turbo.select(config.turbo, turbo.SAFE, self._cuts)
         if self._running:
             bridge.start()
         if old is not None:
-            old.stop()
+            old.hand_over()
 
     # ---- connections
 
     def client_connected(self, client: connection.Client) -> None:
         layers.lift_dial_limit(client)
+        if self.bridge is not None:
+            self.bridge.note_listeners()
 
     def next_layer(self, nextlayer: layer.NextLayer) -> None:
         layers.choose_layer(nextlayer)
@@ -139,6 +149,9 @@ class Forwarder:
 
     async def forwarder_failover(self, flow: http.HTTPFlow) -> None:
         await layers.failover(flow)
+
+    async def forwarder_resolve(self, resolution: socks.Resolution) -> None:
+        await socks.resolve(resolution)
 
     def responseheaders(self, flow: http.HTTPFlow) -> None:
         if self.bridge is None or routes.plan_of(flow) is None:
@@ -199,7 +212,7 @@ def _enforce_options(config: options.Config) -> None:
     if config.require_user_jwt:
         wanted["block_global"] = False  # who may come in is the token's matter
     for name, value in wanted.items():
-        if getattr(ctx.options, name) != value:
+        if name in ctx.options and getattr(ctx.options, name) != value:
             if ctx.options._options[name].value is not optmanager.unset:
                 logger.warning(
                     f"{name} is set back to {value}: mitm-forwarder cannot work without."
@@ -215,11 +228,9 @@ def _is_onboarding(flow: http.HTTPFlow) -> bool:
 
 
 def _stream_upload(request: http.Request, threshold_bytes: int) -> None:
-    """A body that is large, or of unknown size, goes through without being kept."""
+    """A large body goes through without being kept; so does one of unknown size (streams.py)."""
     length = request.headers.get("content-length", "")
-    if "transfer-encoding" in request.headers or (
-        length.isdecimal() and int(length) > threshold_bytes
-    ):
+    if length.isdecimal() and int(length) > threshold_bytes:
         request.stream = True
 
 

@@ -22,6 +22,7 @@ from . import _core
 from . import errors
 from . import logs
 from . import options
+from .routes import TUNNEL_TOKENS
 from .routes import Route
 
 logger = logging.getLogger(__name__)
@@ -52,8 +53,10 @@ class Bridge:
         self.upstream_idle_timeout = config.upstream_idle_timeout
         self.max_connections = config.max_concurrent_requests
         self._secrets = secrets
+        self._rotated = False
         self._loop = asyncio.get_running_loop()
         self._secrets_check: asyncio.TimerHandle | None = None
+        self._listeners: tuple[tuple[str, int], ...] = ()
         self._drained: asyncio.Future[None] | None = None
         self.draining = False
         """Shutting down: no client should keep its connection."""
@@ -64,6 +67,7 @@ class Bridge:
             route=Route,
             answer=self.answer,
             log=logger.log,
+            tunnels=TUNNEL_TOKENS,
         )
 
     def start(self) -> None:
@@ -89,22 +93,21 @@ class Bridge:
         self.stop(0.0 if self.config.activity_spool_dir else MEMORY_FLUSH_SECONDS)
 
     async def drain_and_stop(self) -> None:
-        """Refuse what is new, let what runs come to its end, send the records, then stop; all
-        within SHUTDOWN_TIMEOUT, or at once after a second signal.
+        """Refuse what is new, let what runs come to its end, answer who still waits, record who
+        never got an answer, send the records, then stop; all within SHUTDOWN_TIMEOUT, or at once
+        after a second signal.
         """
-        deadline = self._loop.time() + self.config.shutdown_timeout
+        timeout = self.config.shutdown_timeout
+        deadline = self._loop.time() + timeout
         self.draining = True
         self.engine.refuse()
-        self._drained = self._loop.create_future()
-        self._note_drained()
-        with self._second_signal(self._drained) as hurry:
-            try:
-                # Half of the time is for the requests, the rest for their records.
-                await asyncio.wait_for(
-                    asyncio.shield(self._drained), self.config.shutdown_timeout / 2
-                )
-            except TimeoutError:
-                logger.warning("Some requests are still running and will be cut off.")
+        with self._second_signal() as hurry:
+            # Half of the time is for the requests, the rest for their records.
+            if not await self._drain(timeout / 2):
+                self.engine.give_up()
+                if not await self._drain(timeout / 8):
+                    logger.warning("Some requests are still running and will be cut off.")
+            self.engine.record_unfinished()
             # Not in engine.stop, where the loop could not hear a signal.
             while (
                 not hurry.is_set()
@@ -112,17 +115,29 @@ class Bridge:
                 and self.engine.stats()["spool_depth"] > 0
             ):
                 await asyncio.sleep(FLUSH_CHECK_SECONDS)
-            self.stop()
+        self.stop()
+
+    async def _drain(self, timeout: float) -> bool:
+        """Wait until every request has ended, or a second signal; False when `timeout` seconds were
+        not enough.
+        """
+        self._drained = self._loop.create_future()
+        self._note_drained()
+        try:
+            await asyncio.wait_for(self._drained, timeout)
+        except TimeoutError:
+            return False
+        return True
 
     @contextlib.contextmanager
-    def _second_signal(self, drained: asyncio.Future[None]) -> Iterator[asyncio.Event]:
+    def _second_signal(self) -> Iterator[asyncio.Event]:
         """Whoever sends another SIGTERM or SIGINT does not want to wait."""
         hurry = asyncio.Event()
 
         def heard() -> None:
             hurry.set()
-            if not drained.done():
-                drained.set_result(None)
+            if self._drained is not None and not self._drained.done():
+                self._drained.set_result(None)
 
         # mitmproxy has handlers of its own only where the loop can have some.
         with contextlib.suppress(NotImplementedError, ValueError, RuntimeError):
@@ -153,19 +168,30 @@ class Bridge:
                 logger.info(logs.request_line(*summary))
             self._note_drained()
 
+    def note_listeners(self) -> None:
+        """Where mitmproxy listens now: no target of anybody."""
+        server = ctx.master.addons.get("proxyserver")
+        places = tuple(address[:2] for address in server.listen_addrs())
+        if places != self._listeners:
+            self._listeners = places
+            texts = (
+                f"[{host}]:{port}" if ":" in host else f"{host}:{port}" for host, port in places
+            )
+            self.engine.set_listeners(" ".join(texts))
+
     def _note_drained(self) -> None:
         waiting = self._drained
-        if waiting is not None and not waiting.done() and self.engine.stats()["permits_held"] == 0:
+        if waiting is not None and not waiting.done() and self.engine.stats()["running"] == 0:
             waiting.set_result(None)
 
     def _check_secrets(self) -> None:
         self._secrets_check = self._loop.call_later(SECRETS_CHECK_SECONDS, self._check_secrets)
         try:
-            changed = self._secrets.changed()
-        except options.ConfigError as error:
+            self._rotated = self._secrets.changed() or self._rotated
+            if self._rotated:
+                mask_secrets(self._secrets)
+                self.engine.set_secrets(self._secrets.system_token, self._secrets.default_user_jwt)
+                self._rotated = False
+                logger.info("Tokens were read anew.")
+        except (options.ConfigError, ValueError) as error:
             logger.error(f"{error} The token in use stays.")
-            return
-        if changed:
-            mask_secrets(self._secrets)
-            self.engine.set_secrets(self._secrets.system_token, self._secrets.default_user_jwt)
-            logger.info("Tokens were read anew.")

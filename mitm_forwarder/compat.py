@@ -58,13 +58,21 @@ class Compat:
 # ---- version shims
 
 
-def _cancel_code() -> Any:
+def _code(name: str, status: int) -> Any:
     module = importlib.import_module(f"{HTTP}._events")
     codes = getattr(module, "ErrorCode", None)
-    return codes.CANCEL if codes is not None else 499  # an enum since 12.0, an HTTP status before
+    return getattr(codes, name) if codes is not None else status  # an enum since 12.0
 
 
-CANCEL: Any = _cancel_code()
+def status_of(code: Any) -> int | None:
+    """The HTTP status that a ResponseProtocolError stands for, if it stands for one."""
+    status: int | None = code if isinstance(code, int) else code.http_status_code()
+    return status
+
+
+BAD_RESPONSE: Any = _code("GENERIC_SERVER_ERROR", 502)
+"""The code of a ResponseProtocolError for an answer that cannot be read."""
+CANCEL: Any = _code("CANCEL", 499)
 """The code of a Request-/ResponseProtocolError that resets an HTTP/2 stream with CANCEL, without an
 error page.
 """
@@ -286,6 +294,40 @@ CONTRACT: tuple[Reliance, ...] = (
         f"{HTTP}._http1:Http1Client.send", source="raw = http1.assemble_request_head(request)"
     ),
     Reliance("mitmproxy.proxy.commands:SendData.__init__", "(self, connection, data)"),
+    # http1.py
+    Reliance(f"{HTTP}:HttpLayer._handle_event", source="self.connections[self.context.client]"),
+    Reliance(f"{HTTP}._http1:Http1Server.read_headers", "(self, event)"),
+    Reliance(
+        f"{HTTP}._http1:Http1Server.read_headers", source="yield commands.SendData(self.conn, "
+    ),
+    Reliance(f"{HTTP}._http1:Http1Server.read_headers", source="self.buf.maybe_extract_lines()"),
+    Reliance(f"{HTTP}._http1:Http1Client.read_headers", "(self, event)"),
+    Reliance(f"{HTTP}._http1:Http1Connection.start", source="self.state = self.read_headers"),
+    Reliance(f"{HTTP}._http1:Http1Server.send", "(self, event)"),
+    Reliance(
+        f"{HTTP}._http1:Http1Server.send",
+        source="make_error_response(",
+    ),
+    Reliance(
+        f"{HTTP}._http1:Http1Server.read_headers",
+        source="self.body_reader = make_body_reader(expected_body_size)",
+    ),
+    Reliance(
+        f"{HTTP}._http1:Http1Connection.read_body", source="h11_event = self.body_reader(self.buf)"
+    ),
+    Reliance(f"{HTTP}._http1:Http1Connection.read_body", source="except h11.ProtocolError"),
+    Reliance("h11._readers:ChunkedReader.__call__", "(self, buf)"),
+    Reliance("h11._receivebuffer:ReceiveBuffer.__len__", "(self)"),
+    # socks.py
+    Reliance("mitmproxy.proxy.tunnel:TunnelLayer.start_handshake", "(self)"),
+    Reliance("mitmproxy.proxy.tunnel:TunnelLayer.receive_handshake_data", "(self, data)"),
+    Reliance(
+        "mitmproxy.proxy.tunnel:TunnelLayer._handle_event",
+        source="done, err = yield from self.receive_handshake_data(event.data)",
+    ),
+    Reliance("mitmproxy.proxy.tunnel:TunnelLayer.on_handshake_error", "(self, err)"),
+    Reliance("mitmproxy.proxy.tunnel:TunnelLayer._handshake_finished", "(self, err)"),
+    Reliance("mitmproxy.proxy.tunnel:TunnelLayer.receive_data", "(self, data)"),
     # addon.py
     Reliance("mitmproxy.optmanager:_Option.__init__", source="self.value = unset"),
     Reliance("mitmproxy.optmanager:OptManager.__init__", source="self._options"),

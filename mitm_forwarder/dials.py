@@ -48,10 +48,16 @@ class Dial(GetHttpConnection):
     waiting list. Not ours.
     """
 
-    def __init__(self, request: http.Request, route: Route, deadline: float) -> None:
+    fresh = False
+    """It had to be waited for: no other request has used the connection before."""
+
+    def __init__(
+        self, request: http.Request, route: Route, deadline: float, *, reuse: bool = True
+    ) -> None:
         via = cast(server_spec.ServerSpec, route)
         super().__init__((request.host, request.port), request.scheme == "https", via, "tcp")
         self.deadline = deadline
+        self.reuse = reuse
 
     __eq__ = object.__eq__
     __hash__ = object.__hash__

@@ -37,9 +37,14 @@ ANSWERS: Mapping[str, Answer] = MappingProxyType(
         "token_refused": Answer(401, "http_request_denied", "The user token was refused."),
         "blacklisted": Answer(403, "http_request_denied", "The URL is blacklisted."),
         "target_refused": Answer(403, "http_request_denied", "The target is not allowed."),
+        "target_denied": Answer(
+            403, "destination_ip_prohibited", "This address is never a target."
+        ),
         "bad_request": Answer(400, "http_request_error", "The request is malformed."),
         "misdirected": Answer(421, "http_request_error", "The request names two targets."),
         "request_timeout": Answer(408, "http_request_error", "The request stopped coming."),
+        "headers_too_large": Answer(431, "http_request_error", "The request's head is too large."),
+        "request_too_large": Answer(413, "http_request_error", "The request is too large."),
         # The backend.
         "no_proxy": Answer(502, "destination_unavailable", "No working proxy is available."),
         "proxy_not_working": Answer(502, "destination_unavailable", "The proxy is out of order."),
@@ -56,6 +61,7 @@ ANSWERS: Mapping[str, Answer] = MappingProxyType(
             502, "connection_refused", "The upstream proxy cannot be reached."
         ),
         "proxy_refused": Answer(502, "http_protocol_error", "The upstream proxy refused."),
+        "target_tls_failed": Answer(502, "tls_protocol_error", "TLS with the target failed."),
         "upstream_failed": Answer(
             502, "http_response_incomplete", "The upstream connection died before the answer."
         ),

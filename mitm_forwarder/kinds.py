@@ -13,6 +13,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
+from mitm_forwarder import turbo
+
 TOKEN_MAX_BYTES = 8192
 
 
@@ -164,6 +166,24 @@ def _names(text: str) -> str:
     return ",".join(names)
 
 
+TARGET = re.compile(
+    r"((\*\.)?[A-Za-z0-9_]([A-Za-z0-9_.-]*[A-Za-z0-9_])?|\[[0-9A-Fa-f:.]+\])(:[1-9][0-9]{0,4})?"
+    r"|[0-9A-Fa-f]*:[0-9A-Fa-f:.]+"
+)
+
+
+def _targets(text: str) -> str:
+    entries = [entry.strip() for entry in text.split(",")]
+    for entry in entries:
+        if "/" in entry:
+            if "*" in entry:
+                raise ValueError("has a network with a '*'")
+            ipaddress.ip_network(entry, strict=False)
+        elif not TARGET.fullmatch(entry):
+            raise ValueError("has an entry that is no host, *.domain or network")
+    return ",".join(entries)
+
+
 def _token(text: str) -> str:
     bare = re.sub(r"(?i)\Abearer(\s+|\Z)", "", text)
     if not bare:
@@ -174,6 +194,16 @@ def _token(text: str) -> str:
     return bare
 
 
+def _turbo(text: str) -> frozenset[str]:
+    words = {"all": turbo.ALL, "safe": turbo.SAFE, "off": frozenset[str]()}
+    if text.lower() in words:
+        return words[text.lower()]
+    names = frozenset(name.strip() for name in text.split(","))
+    if unknown := names - turbo.ALL:
+        raise ValueError(f"there is no {min(unknown)!r}")
+    return names
+
+
 SECONDS = seconds(0.001, 86400)
 BOOLEAN = Kind("true or false (also 1/0, yes/no, y/n, on/off)", _boolean)
 ENDPOINT = Kind("a path such as /proxy, without query or fragment", _endpoint)
@@ -182,10 +212,15 @@ DIRECTORY = Kind("a directory; it is made when missing", _directory)
 BASE_URL = Kind("http://HOST[:PORT][/PATH] or https://…", _base_url)
 CHALLENGE = Kind("401 or 407", _challenge)
 ON_FULL = Kind("reject or drop", _on_full)
+TARGETS = Kind(
+    "hosts, *.domains or networks (10.0.0.0/8), separated by commas; a host may have a :port",
+    _targets,
+)
 CLAIM_NAMES = Kind("claim names, separated by commas", _names)
 SPOOL_DIRECTORY = Kind(
     "a directory (made when missing), or empty for memory only", _spool_directory
 )
+TURBO = Kind(f"all, safe, off, or a list of {', '.join(turbo.MODULES)}", _turbo)
 TOKEN = Kind(
     f"visible ASCII characters without spaces, at most {TOKEN_MAX_BYTES}; "
     "'Bearer ' in front is taken off",

@@ -29,13 +29,18 @@ from mitmproxy.proxy.layers.http import GetHttpConnectionCompleted
 from mitmproxy.proxy.layers.http import HttpLayer
 from mitmproxy.proxy.layers.http import RegisterHttpConnection
 from mitmproxy.proxy.layers.http._http1 import Http1Client
+from mitmproxy.proxy.layers.http._http1 import Http1Server
 from mitmproxy.proxy.layers.http._upstream_proxy import HttpUpstreamProxy
 
 from . import guard
+from . import streams
 from .dials import Dial
 from .dials import DialError
 from .dials import ForwarderFailoverHook
 from .dials import failover
+from .http1 import ForwarderHttp1Server
+from .http1 import HeadOverdue
+from .http1 import become
 from .routes import Form
 from .routes import Hooks
 from .routes import Plan
@@ -43,9 +48,11 @@ from .routes import Route
 from .routes import engine
 from .routes import forget_plan
 from .routes import use
+from .socks import take_over
 from .streams import ForwarderStream
 from .streams import Overdue
 from .tunnels import RoutedHttp1Client
+from .tunnels import RoutedTunnel
 
 __all__ = [
     "ForwarderFailoverHook",
@@ -63,6 +70,11 @@ __all__ = [
 ]
 
 clock = time.monotonic
+
+LOOKS_PER_IDLE_TIME = 4
+"""An upstream connection is closed when it has been idle for its time, less at most the part of it
+between two looks.
+"""
 
 RECHECK_SECONDS = 0.25
 """Shortest time between two looks at deadlines: a stream inside a hook cannot be told that its time
@@ -139,7 +151,8 @@ class ForwarderLayer(HttpLayer):
     dials: dict[Dial, float]
     """Streams that wait for a connection, and until when."""
     timers: dict[commands.RequestWakeup, float]
-    idle_since: dict[connection.Connection, float]
+    used_at: dict[connection.Connection, float]
+    """Upstream connections, and when a look last saw them in use."""
     forgotten: weakref.WeakSet[connection.Connection]
     """Connections given up: mitmproxy will still tell of their end."""
     holders: set[ForwarderStream]
@@ -149,7 +162,7 @@ class ForwarderLayer(HttpLayer):
         """In place of __init__, which ran before the object was ours."""
         self.dials = {}
         self.timers = {}
-        self.idle_since = {}
+        self.used_at = {}
         self.forgotten = weakref.WeakSet()
         self.holders = set()
 
@@ -160,12 +173,22 @@ class ForwarderLayer(HttpLayer):
         yield from self.event_to_child(stream, events.Start())
 
     def _handle_event(self, event: events.Event) -> layer.CommandGenerator[None]:
+        if isinstance(event, events.Start):
+            return self._start(event)
         if isinstance(event, events.Wakeup) and event.command in self.timers:
             return self._wake(event.command)
         if isinstance(event, events.ConnectionEvent) and event.connection in self.forgotten:
             return _nothing()
         stock: layer.CommandGenerator[None] = super()._handle_event(event)
         return stock
+
+    def _start(self, event: events.Event) -> layer.CommandGenerator[None]:
+        yield from super()._handle_event(event)
+        face = self.connections[self.context.client]
+        if type(face) is Http1Server and streams.UNROUTED == "refuse":
+            become(face, ForwarderHttp1Server)
+            assert isinstance(face, ForwarderHttp1Server)
+            face.top = self
 
     # ---- an upstream connection: wanted, prepared, ready
 
@@ -176,11 +199,12 @@ class ForwarderLayer(HttpLayer):
             yield from super().get_connection(event, reuse=reuse)
             return
         self._prune()
-        for command in super().get_connection(event, reuse=reuse):
+        for command in super().get_connection(event, reuse=reuse and event.reuse):
             if isinstance(command, commands.OpenConnection):
                 self._prepare(command.connection, event)
             yield command
         if event in self.command_sources:  # not served from a connection at hand
+            event.fresh = True
             self.dials[event] = event.deadline
             yield from self.arm(event.deadline)
 
@@ -188,9 +212,11 @@ class ForwarderLayer(HttpLayer):
         """The stack is built and asks for its socket; no byte has been produced yet."""
         route = dial.via
         assert isinstance(route, Route)
-        tunnel = self._tunnel(proxy)
-        assert tunnel is not None
+        (tunnel,) = (x for x in self._stack(proxy) if isinstance(x, HttpUpstreamProxy))
+        take_over(tunnel, route)
         tunnel.send_connect = route.form is not Form.ABSOLUTE
+        if route.tls_name is not None:
+            proxy.sni = route.tls_name
         if route.form is Form.TUNNEL_HTTP1:
             tunnel.conn.alpn_offers = [b"http/1.1"]
         guard.permit(proxy, route)
@@ -201,14 +227,29 @@ class ForwarderLayer(HttpLayer):
             return _nothing()
         if isinstance(conn, connection.Server) and isinstance(conn.via, Route):
             if command.err:
-                dialled = self._outer(conn).peername is not None
-                reason = "proxy_refused" if dialled else "proxy_unreachable"
-                command.err = DialError(reason, command.err)
+                command.err = self._dial_error(conn, command.err)
             else:
                 *_, last = self._stack(conn)
                 if type(last) is Http1Client:
-                    last.__class__ = RoutedHttp1Client
+                    become(last, RoutedHttp1Client)
+                return self._ready(conn, command)
         return super().register_connection(command)
+
+    def _ready(
+        self, conn: connection.Server, command: RegisterHttpConnection
+    ) -> layer.CommandGenerator[None]:
+        self.used_at[conn] = clock()
+        yield from super().register_connection(command)
+        yield from self.arm(clock() + _idle_limit() / LOOKS_PER_IDLE_TIME)
+
+    def _dial_error(self, conn: connection.Server, text: str) -> DialError:
+        """Who failed: the proxy could not be reached, refused, or had opened a tunnel already."""
+        tunnel = self._tunnel(conn)
+        if tunnel is None or tunnel.tunnel_connection.peername is None:
+            return DialError("proxy_unreachable", text)
+        if tunnel.opened:
+            return DialError("target_tls_failed", f"TLS with the target failed: {text}")
+        return DialError("proxy_refused", text)
 
     def _stack(self, conn: connection.Connection) -> Iterator[layer.Layer]:
         """The layers of an upstream connection, from the socket inwards."""
@@ -217,13 +258,18 @@ class ForwarderLayer(HttpLayer):
             yield this
             this = getattr(this, "child_layer", None)
 
-    def _tunnel(self, conn: connection.Connection) -> HttpUpstreamProxy | None:
-        return next((x for x in self._stack(conn) if isinstance(x, HttpUpstreamProxy)), None)
+    def _tunnel(self, conn: connection.Connection) -> RoutedTunnel | None:
+        return next((x for x in self._stack(conn) if isinstance(x, RoutedTunnel)), None)
 
     def _outer(self, conn: connection.Server) -> connection.Server:
         """The connection to the proxy that carries `conn`."""
         tunnel = self._tunnel(conn)
         return tunnel.tunnel_connection if tunnel is not None else conn
+
+    def has_received(self, conn: connection.Connection) -> bool:
+        """Is there a piece of an answer that nobody has read yet?"""
+        *_, last = self._stack(conn)
+        return isinstance(last, RoutedHttp1Client) and len(last.buf) > 0
 
     # ---- its end
 
@@ -244,7 +290,7 @@ class ForwarderLayer(HttpLayer):
         for gone in (conn, outer):
             self.connections.pop(gone, None)
             self.forgotten.add(gone)
-        self.idle_since.pop(conn, None)
+        self.used_at.pop(conn, None)
         return outer
 
     def _prune(self) -> None:
@@ -275,10 +321,19 @@ class ForwarderLayer(HttpLayer):
         del self.timers[command]
         self.command_sources.pop(command, None)
         now = clock()
-        due = yield from self._expire_dials(now)
+        due = yield from self._expire_head(now)
+        due = min(due, (yield from self._expire_dials(now)))
         due = min(due, (yield from self._expire_streams(now)))
         due = min(due, (yield from self._close_idle(now)))
         yield from self.arm(max(due, now + RECHECK_SECONDS))
+
+    def _expire_head(self, now: float) -> layer.CommandGenerator[float]:
+        face = self.connections.get(self.context.client)
+        if not isinstance(face, ForwarderHttp1Server):
+            return math.inf
+        if face.due <= now:
+            yield from self.event_to_child(face, HeadOverdue())
+        return face.due
 
     def _expire_dials(self, now: float) -> layer.CommandGenerator[float]:
         for dial, due in list(self.dials.items()):
@@ -312,20 +367,19 @@ class ForwarderLayer(HttpLayer):
         )
 
     def _close_idle(self, now: float) -> layer.CommandGenerator[float]:
-        """Close upstream connections that no stream has used since a look one idle time ago, or
-        earlier.
-        """
-        hooks = engine()
-        limit = hooks.upstream_idle_timeout if hooks is not None else 0.0
+        """Close upstream connections that nobody has used for their time."""
         used, due = self._used(), math.inf
         for conn in self._routed():
-            if conn in used or not conn.connected:
-                self.idle_since.pop(conn, None)
-            elif (closes := self.idle_since.setdefault(conn, now) + limit) > now:
-                due = min(due, closes)
-            else:
+            if conn in used:
+                self.used_at[conn] = now
+            if not conn.connected:
+                continue
+            closes = self.used_at.setdefault(conn, now) + _idle_limit()
+            if closes <= now:
                 # Forgotten first: a request in this very moment must not get a dying connection.
                 yield commands.CloseConnection(self._forget(conn))
+            else:
+                due = min(due, closes, now + _idle_limit() / LOOKS_PER_IDLE_TIME)
         return due
 
     # ---- the client's socket
@@ -348,6 +402,11 @@ class ForwarderLayer(HttpLayer):
         transport = getattr(io.writer, "transport", None) if io is not None else None
         if transport is not None and not transport.is_closing():
             (transport.resume_reading if on else transport.pause_reading)()
+
+
+def _idle_limit() -> float:
+    hooks = engine()
+    return hooks.upstream_idle_timeout if hooks is not None else 0.0
 
 
 def _nothing() -> layer.CommandGenerator[None]:

@@ -24,6 +24,7 @@ from typing import Protocol
 
 from dotenv.parser import parse_stream
 
+from mitm_forwarder import turbo
 from mitm_forwarder.kinds import BASE_URL
 from mitm_forwarder.kinds import BOOLEAN
 from mitm_forwarder.kinds import CHALLENGE
@@ -34,8 +35,10 @@ from mitm_forwarder.kinds import FILE
 from mitm_forwarder.kinds import ON_FULL
 from mitm_forwarder.kinds import SECONDS
 from mitm_forwarder.kinds import SPOOL_DIRECTORY
+from mitm_forwarder.kinds import TARGETS
 from mitm_forwarder.kinds import TOKEN
 from mitm_forwarder.kinds import TOKEN_MAX_BYTES
+from mitm_forwarder.kinds import TURBO
 from mitm_forwarder.kinds import Kind
 from mitm_forwarder.kinds import absolute_path
 from mitm_forwarder.kinds import count
@@ -160,6 +163,15 @@ class Config:
         "user_id,sub,id",
         "claims of an accepted token that may hold the user's id; the first found counts",
     )
+    deny_private_targets: bool = _variable(
+        BOOLEAN, "false", "answer 403 for targets that are private addresses or names"
+    )
+    deny_ip_literals: bool = _variable(
+        BOOLEAN, "false", "answer 403 for targets that are IP addresses instead of names"
+    )
+    allow_targets: str | None = _variable(
+        TARGETS, None, "targets that are allowed although they would be denied"
+    )
     state_dir: str = _variable(
         DIRECTORY, "$XDG_STATE_HOME/mitm-forwarder", "where the last good blacklist is kept"
     )
@@ -178,6 +190,11 @@ class Config:
         "reject",
         "what happens when the spool is full: new requests are answered 503, or the oldest records"
         " are dropped",
+    )
+    turbo: frozenset[str] | None = _variable(
+        TURBO,
+        None,
+        "cuts into mitmproxy's own cost (unset: all by mitm-forwarder run, safe with -s)",
     )
 
     @property
@@ -352,6 +369,18 @@ def load(
     if problems:
         raise ConfigError(problems)
     return Config(**values)
+
+
+def early_turbo() -> frozenset[str] | None:
+    """TURBO before mitmproxy's arguments are read: those cuts of it that are to be put in by then.
+    None when it is unset, or wrong, which `load` will say.
+    """
+    variable = next(row for row in VARIABLES if row.field == "turbo")
+    try:
+        wanted = _value(variable, _Sources(None, None, None), {})
+    except ConfigError:
+        return None
+    return None if wanted is None else frozenset(wanted & frozenset(turbo.EARLY))
 
 
 def _value(variable: Variable, sources: _Sources, values: Mapping[str, Any]) -> Any:

@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import base64
 import enum
+import weakref
 from collections.abc import Awaitable
 from typing import TYPE_CHECKING
 from typing import Any
 from typing import Protocol
 from typing import cast
 
+from mitmproxy import connection
 from mitmproxy import http
 
 if TYPE_CHECKING:
@@ -42,6 +44,7 @@ class Route(tuple[str, tuple[str, int]]):
     username: str | None
     password: str | None
     proxy_id: int | str | None
+    tls_name: str | None
     form: Form
 
     def __new__(
@@ -52,6 +55,7 @@ class Route(tuple[str, tuple[str, int]]):
         username: str | None = None,
         password: str | None = None,
         proxy_id: int | str | None = None,
+        tls_name: str | None = None,
         *,
         form: Form = Form.TUNNEL,
     ) -> Self:
@@ -60,11 +64,13 @@ class Route(tuple[str, tuple[str, int]]):
         self.username = username
         self.password = password
         self.proxy_id = proxy_id
+        self.tls_name = tls_name
         self.form = form
         return self
 
     def _key(self) -> tuple[object, ...]:
-        return (tuple(self), self.kind, self.username, self.password, self.proxy_id, self.form)
+        who = (self.username, self.password, self.proxy_id)
+        return (tuple(self), self.kind, *who, self.tls_name, self.form)
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Route) and self._key() == other._key()
@@ -84,6 +90,10 @@ class Route(tuple[str, tuple[str, int]]):
         return self[1]
 
     @property
+    def is_socks(self) -> bool:
+        return self.kind.startswith("socks")
+
+    @property
     def next_hop(self) -> str:
         """`host:port` of the proxy, for people and for `Proxy-Status`."""
         host, port = self[1]
@@ -99,20 +109,30 @@ class Route(tuple[str, tuple[str, int]]):
     def for_request(self, request: http.Request) -> Route:
         """This route in the form that fits the request.
 
-        http:// goes in absolute-form: Squid refuses CONNECT to port 80, many plain proxies know no
-        CONNECT at all. A WebSocket needs a tunnel. An upload that an HTTP/2 client streams gets an
-        HTTP/1.1 connection of its own, because mitmproxy's HTTP/2 to the target has no back-
-        pressure; gRPC cannot live without HTTP/2 and keeps it.
+        http:// goes to an HTTP proxy in absolute-form: Squid refuses CONNECT to port 80, many plain
+        proxies know no CONNECT at all. SOCKS knows nothing but tunnels, and a WebSocket needs one.
+        An upload that an HTTP/2 client streams gets an HTTP/1.1 connection of its own, because
+        mitmproxy's HTTP/2 to the target has no back-pressure; gRPC cannot live without HTTP/2 and
+        keeps it.
         """
         headers = request.headers
         if request.scheme == "http":
             upgrade: str = headers.get("upgrade", "")
-            form = Form.TUNNEL if upgrade.lower() == "websocket" else Form.ABSOLUTE
+            needs_tunnel = self.is_socks or upgrade.lower() == "websocket"
+            form = Form.TUNNEL if needs_tunnel else Form.ABSOLUTE
         elif request.stream and not request.is_http11 and not _needs_http2(headers):
             form = Form.TUNNEL_HTTP1
         else:
             form = Form.TUNNEL
-        return Route(self.kind, *self[1], self.username, self.password, self.proxy_id, form=form)
+        return Route(
+            self.kind,
+            *self[1],
+            self.username,
+            self.password,
+            self.proxy_id,
+            self.tls_name,
+            form=form,
+        )
 
 
 def _needs_http2(headers: http.Headers) -> bool:
@@ -152,6 +172,9 @@ class Hooks(Protocol):
         False means that `flow.response` has been set.
         """
 
+    def finish(self, flow: http.HTTPFlow) -> None:
+        """The flow has ended. Does nothing the second time."""
+
     def retry(self, flow: http.HTTPFlow, reason: str) -> Awaitable[None] | None:
         """Ask for another route after a dial failed for `reason` (a code of errors.ANSWERS).
 
@@ -159,6 +182,11 @@ class Hooks(Protocol):
         nothing left to try.
         """
 
+
+TUNNEL_TOKENS: weakref.WeakKeyDictionary[connection.Client, bytes] = weakref.WeakKeyDictionary()
+"""Client connection -> the Proxy-Authorization of its CONNECT. The process's and not an engine's: a
+tunnel outlives a change of the configuration.
+"""
 
 _engine: Hooks | None = None
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from mitmproxy import http
+from mitmproxy.connection import ConnectionState
 from mitmproxy.proxy import commands
 from mitmproxy.proxy import events
 from mitmproxy.proxy import layer
@@ -42,6 +43,7 @@ from .routes import Plan
 from .routes import Route
 from .routes import engine
 from .routes import plan_of
+from .socks import unreachable
 from .tunnels import wire_host
 
 if TYPE_CHECKING:
@@ -70,6 +72,9 @@ the answer.
 """
 
 
+IDEMPOTENT = frozenset({"GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE"})
+
+
 @dataclass
 class Overdue(HttpEvent):
     """The time that `ForwarderStream.due` named has passed."""
@@ -84,6 +89,10 @@ class ForwarderStream(HttpStream):
     """context.server is an upstream connection that carries, or has carried, this request."""
     answered = False
     """The client has got its answer from us: whatever else comes, from either side, is dropped."""
+    reused = False
+    """The connection has carried requests before this one."""
+    repeated = False
+    """The request has been sent a second time; there is no third."""
     head_due = math.inf
     discard_due = math.inf
     last_seen = math.inf
@@ -131,6 +140,8 @@ class ForwarderStream(HttpStream):
         elif isinstance(event, Overdue):
             return self._overdue()
         elif isinstance(event, ResponseProtocolError) and self._may_answer():
+            if self._may_repeat():
+                return self._repeat()
             return self._fail("upstream_failed", event.message)
         return self._stock_event(event)
 
@@ -154,17 +165,31 @@ class ForwarderStream(HttpStream):
         mitmproxy would read the whole upload first, and crash if it is to be streamed.
         """
         if (yield from super().check_killed(emit_error_hook)):
+            if not emit_error_hook:
+                self._end_unheard()
+            if plan_of(self.flow) is not None:
+                # mitmproxy tells the client only. On HTTP/2 the upstream would go on sending, and
+                # the stream would stay.
+                yield from self._cut_upstream("killed")
+                yield DropStream(self.stream_id)
             return True
-        if (
-            self.uploading
-            and self.flow.response is not None
-            and not self.answered
-            and self.client_state == self.state_wait_for_request_headers
-            and (UNROUTED == "refuse" or plan_of(self.flow) is not None)
-        ):
+        planned = UNROUTED == "refuse" or plan_of(self.flow) is not None
+        at_the_head = self.client_state == self.state_wait_for_request_headers
+        if not (self.uploading and planned and at_the_head) or self.answered:
+            return False
+        if self.flow.response is not None:
             yield from self._answer()
             return True
+        if "content-length" not in self.flow.request.headers:
+            # Of unknown size (HTTP/2 need not even say that there is a body): not to be kept.
+            self.flow.request.stream = True
         return False
+
+    def _end_unheard(self) -> None:
+        """A flow that is killed in, or abandoned during, its response hook gets no further hook."""
+        hooks = engine()
+        if hooks is not None and plan_of(self.flow) is not None:
+            hooks.finish(self.flow)
 
     # ---- the upstream connection
 
@@ -184,7 +209,11 @@ class ForwarderStream(HttpStream):
             assert isinstance(chosen.via, Route)
             route = chosen.via.for_request(flow.request)
             deadline = min(clock() + hooks.connect_timeout, plan.deadline)
-            connection, error = yield Dial(flow.request, route, deadline)
+            connection, error = None, unreachable(route, flow.request.host)
+            if error is None:
+                dial = Dial(flow.request, route, deadline, reuse=not self.repeated)
+                connection, error = yield dial
+                self.reused = not dial.fresh
             if connection is not None:
                 self.context.server = flow.server_conn = connection
                 self.connected = True
@@ -231,6 +260,29 @@ class ForwarderStream(HttpStream):
             return (yield from self.check_killed(True))
         return False
 
+    def _may_repeat(self) -> bool:
+        """May the request be sent again? An idle connection can be closed by the other side at the
+        moment in which it is used again; then nobody has seen the request (RFC 9110, 9.2.2).
+        """
+        request, server = self.flow.request, self.context.server
+        return (
+            self.reused
+            and not self.repeated
+            and not server.state & ConnectionState.CAN_READ
+            and self.server_state == self.state_wait_for_response_headers
+            and self.client_state == self.state_done
+            and request.method in IDEMPOTENT
+            and not (request.stream or request.raw_content or request.trailers)
+            and not self.top.has_received(server)
+        )
+
+    def _repeat(self) -> layer.CommandGenerator[None]:
+        self.repeated, self.connected = True, False
+        if (yield from self.make_server_connection()):
+            server = self.context.server
+            yield SendHttp(RequestHeaders(self.stream_id, self.flow.request, True), server)
+            yield SendHttp(RequestEndOfMessage(self.stream_id), server)
+
     # ---- upload and response
 
     def _end_upload(self, event: RequestEndOfMessage) -> layer.CommandGenerator[None]:
@@ -242,6 +294,11 @@ class ForwarderStream(HttpStream):
 
     def _begin_response(self, event: ResponseHeaders) -> layer.CommandGenerator[None]:
         via = self.context.server.via
+        if engine() is None and plan_of(self.flow) is not None:
+            # The addon is gone (a deleted script, a reload that failed), and with it who records.
+            yield from self._cut_upstream("not recorded")
+            yield from self._fail("not_recorded")
+            return
         if (
             isinstance(via, Route)
             and via.form is Form.ABSOLUTE

@@ -11,14 +11,24 @@ from collections.abc import Iterator
 from mitmproxy import connection
 from mitmproxy import http
 from mitmproxy.proxy import commands
+from mitmproxy.proxy import events
 from mitmproxy.proxy import layer
 from mitmproxy.proxy.layers.http._base import HttpEvent
+from mitmproxy.proxy.layers.http._base import ReceiveHttp
 from mitmproxy.proxy.layers.http._events import RequestHeaders
+from mitmproxy.proxy.layers.http._events import ResponseProtocolError
 from mitmproxy.proxy.layers.http._http1 import Http1Client
+from mitmproxy.proxy.layers.http._upstream_proxy import HttpUpstreamProxy
 
+from . import compat
 from . import guard
+from .http1 import HEAD_LIMIT
+from .http1 import PatientBodies
 from .routes import Form
 from .routes import Route
+
+Handshake = layer.CommandGenerator[tuple[bool, str | None]]
+"""What a tunnel's handshake gives, as mitmproxy has it: done, and an error."""
 
 
 def wire_host(host: str) -> bytes:
@@ -44,7 +54,25 @@ def authorize_connect(flow: http.HTTPFlow) -> None:
         request.headers["Proxy-Authorization"] = authorization
 
 
-class RoutedHttp1Client(Http1Client):
+class RoutedTunnel(HttpUpstreamProxy):
+    """mitmproxy's way through an HTTP proxy. Takes over an object that has not begun, by
+    `__class__`.
+    """
+
+    opened = False
+    """The proxy has done its part: whatever fails from here on is the target's."""
+
+    def receive_handshake_data(self, data: bytes) -> Handshake:
+        if self.send_connect and len(self.buf) + len(data) > HEAD_LIMIT:
+            return False, "The upstream proxy's answer to CONNECT is too large."
+        return (yield from super().receive_handshake_data(data))
+
+    def _handshake_finished(self, err: str | None) -> layer.CommandGenerator[None]:
+        self.opened = err is None
+        yield from super()._handshake_finished(err)
+
+
+class RoutedHttp1Client(PatientBodies, Http1Client):
     """mitmproxy's client side, with a request line that fits the route. Takes over a live object by
     `__class__`.
     """
@@ -53,6 +81,18 @@ class RoutedHttp1Client(Http1Client):
         if isinstance(event, RequestHeaders):
             return self._send_head(event.request, super().send(event))
         return super().send(event)
+
+    def read_headers(self, event: events.ConnectionEvent) -> layer.CommandGenerator[None]:
+        if isinstance(event, events.DataReceived) and self.head_is_too_large():
+            self.state = self.done
+            yield commands.CloseConnection(self.conn)
+            if self.stream_id is not None:
+                message = "The head of the response is too large."
+                yield ReceiveHttp(
+                    ResponseProtocolError(self.stream_id, message, compat.BAD_RESPONSE)
+                )
+            return
+        yield from super().read_headers(event)
 
     def _send_head(
         self, request: http.Request, stock: Iterator[commands.Command]

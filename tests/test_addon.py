@@ -211,7 +211,6 @@ async def test_without_a_configuration_nothing_is_planned(addon: Forwarder) -> N
         ({}, False),
         ({"content-length": str(THRESHOLD)}, False),
         ({"content-length": str(THRESHOLD + 1)}, True),
-        ({"transfer-encoding": "chunked"}, True),
         ({"content-length": "-1"}, False),
     ],
 )
@@ -367,6 +366,7 @@ def environ(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.
         monkeypatch.chdir(tmp_path)
         monkeypatch.setenv("SYSTEM_TOKEN", "a-system-token")
         monkeypatch.setenv("STATE_DIR", str(tmp_path))
+        monkeypatch.setenv("SHUTDOWN_TIMEOUT", "1")
         monkeypatch.setenv("FASTAPI_BASE_URL", f"http://127.0.0.1:{reserved.getsockname()[1]}")
         yield monkeypatch
 

@@ -25,8 +25,9 @@ MAX_FUNCTION_LINES = 80
 # libc and POSIX; anything else is a third-party library and has to stand in the table.
 SYSTEM_HEADERS = frozenset(
     """
-    arpa/inet.h assert.h ctype.h dirent.h errno.h fcntl.h inttypes.h limits.h locale.h math.h
-    netdb.h netinet/in.h poll.h pthread.h signal.h stdarg.h stdatomic.h stdbool.h stddef.h stdint.h
+    arpa/inet.h assert.h ctype.h dirent.h errno.h fcntl.h ifaddrs.h inttypes.h limits.h locale.h
+    math.h netdb.h netinet/in.h poll.h pthread.h signal.h stdarg.h stdatomic.h stdbool.h stddef.h
+    stdint.h
     stdio.h stdlib.h string.h strings.h sys/eventfd.h sys/file.h sys/mman.h sys/random.h
     sys/resource.h sys/socket.h sys/stat.h sys/time.h sys/types.h sys/uio.h sys/wait.h time.h
     unistd.h

@@ -23,6 +23,8 @@ PROXY_ERRORS = {
     "http_response_incomplete",
     "http_response_timeout",
     "http_protocol_error",
+    "tls_protocol_error",
+    "destination_ip_prohibited",
     "proxy_internal_error",
 }
 
@@ -61,7 +63,7 @@ def test_statuses_of_the_contract() -> None:
     for reason, answer in errors.ANSWERS.items():
         by_status.setdefault(answer.status, set()).add(reason)
     assert by_status[401] == {"no_token", "bad_token", "token_refused"}
-    assert by_status[403] == {"blacklisted", "target_refused"}
+    assert by_status[403] == {"blacklisted", "target_refused", "target_denied"}
     assert by_status[504] == {"backend_timeout", "connect_timeout", "response_timeout"}
     assert by_status[503] == {
         "overloaded",

@@ -210,7 +210,7 @@ def test_forged_token_without_a_flaw_is_accepted(client: TestClient) -> None:
         {"exp": 1},
         {"exp": None},
         {"iat": None},
-        {"iat": int(time.time()) + 3600},
+        {"iat": 2**33},
         {"sub": None},
         {"sub": "alice"},
         {"sub": "99"},

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
 import ssl
 import time
 import urllib.error
@@ -59,6 +60,8 @@ def send(parts: stage.Stage, case: Case) -> Outcome:
         except ValueError:
             error = None
         return Outcome(answer.code, error, answer.headers.get("X-Request-ID"))
+    except OSError as error:
+        return Outcome(0, str(error), None)
 
 
 def run_cases(parts: stage.Stage) -> list[tuple[Case, Outcome]]:
@@ -173,6 +176,10 @@ def demo(keep: bool) -> None:
     The exit status is 0 only if each got the right answer and the right record.
     """
     root = checkout()
+    stage.interrupt_on_sigterm()
+    # Nothing may go around the gateway.
+    os.environ.pop("no_proxy", None)
+    os.environ.pop("NO_PROXY", None)
     click.echo("Starting backend, upstream proxy, target and gateway …")
     try:
         with stage.Stage(root) as parts:

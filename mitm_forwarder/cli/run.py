@@ -16,6 +16,7 @@ from typing import Any
 import click
 
 from mitm_forwarder import options
+from mitm_forwarder import turbo
 
 ADDON_MODULE = "mitm_forwarder_addon"
 
@@ -43,10 +44,13 @@ class _Defaults:
 
     def __init__(self) -> None:
         self.master: Any = None
+        self.cuts: list[str] = []
 
     def make_master(self, opts: Any) -> Any:
         dump = importlib.import_module("mitmproxy.tools.dump")
         addonmanager = importlib.import_module("mitmproxy.addonmanager")
+        # mitmproxy makes its CA while it reads its arguments, in which TURBO may still change.
+        self.cuts = turbo.select(options.early_turbo(), turbo.EARLY, [])
         self.master = dump.DumpMaster(opts)
         # The script adds the same ones again, which mitmproxy takes for the no-op that it is.
         options.add_options(addonmanager.Loader(self.master))
@@ -60,6 +64,7 @@ class _Defaults:
         except options.ConfigError as error:
             report(error)
             sys.exit(2)
+        self.cuts = turbo.select(config.turbo, turbo.ALL, self.cuts)
         settings: dict[str, Any] = {}
         if opts.listen_port is None:
             settings["listen_port"] = config.mitm_listen_port

@@ -21,6 +21,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from mitm_forwarder import options
+
 BLOCKED = r"^https?://([^/]*\.)?blocked\.test(:\d+)?/"
 """The demo's blacklist."""
 
@@ -47,6 +49,17 @@ def accepts(port: int) -> bool:
     return True
 
 
+def clean_environ(root: Path) -> dict[str, str]:
+    """The environment without settings of ours, which are meant for the user's real gateway (its
+    spool would be opened, its token sent), and with the checkout to import from.
+    """
+    ours = {variable.name for variable in options.VARIABLES}
+    ours |= {f"{name}_FILE" for name in ours}
+    environ = {name: value for name, value in os.environ.items() if name not in ours}
+    # The logs are what the stage waits for.
+    return {**environ, "PYTHONPATH": str(root), "PYTHONUNBUFFERED": "1"}
+
+
 class Stage:
     """All parts, started in `__init__`'s order; use it as a context manager."""
 
@@ -64,7 +77,7 @@ class Stage:
         self.proxy_id = 0
         self._processes: list[subprocess.Popen[bytes]] = []
         self._backend_environ = {
-            **os.environ,
+            **clean_environ(root),
             "SYSTEM_TOKEN": self.system_token,
             "JWT_SECRET": secrets.token_hex(32),
             "DATABASE_URL": f"sqlite:///{self.directory / 'manager.db'}",
@@ -160,7 +173,7 @@ class Stage:
 
     def _start_gateway(self) -> None:
         environ = {
-            **os.environ,
+            **clean_environ(self.root),
             "SYSTEM_TOKEN": self.system_token,
             "FASTAPI_BASE_URL": self.backend_url,
             "MITM_LISTEN_PORT": str(self.gateway_port),
@@ -198,7 +211,7 @@ class Stage:
         """The backend's own command line; what it prints."""
         command = [sys.executable, "-m", "examples.proxy_manager", *arguments]
         done = subprocess.run(
-            command, cwd=self.root, env=self._backend_environ, capture_output=True, text=True
+            command, cwd=self.directory, env=self._backend_environ, capture_output=True, text=True
         )
         if done.returncode != 0:
             raise StageError(done.stderr.strip())
@@ -228,8 +241,8 @@ class Stage:
             self._processes.append(
                 subprocess.Popen(
                     command,
-                    cwd=self.root,
-                    env=environ,
+                    cwd=self.directory,  # and not where a .env may be
+                    env=environ or clean_environ(self.root),
                     stdin=subprocess.DEVNULL,
                     stdout=output,
                     stderr=output,
@@ -254,6 +267,13 @@ def _ticks(seconds: float) -> Iterator[None]:
         time.sleep(0.05)
 
 
+def interrupt_on_sigterm() -> None:
+    """From now on SIGTERM ends the demo as Ctrl-C does: with everything put away."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+
+
 def wait_for_interrupt() -> None:
     """Until Ctrl-C or SIGTERM."""
-    signal.sigwait({signal.SIGINT, signal.SIGTERM})
+    with contextlib.suppress(KeyboardInterrupt):
+        while True:
+            signal.pause()

@@ -330,6 +330,76 @@ test_stop(void)
     CHECK_INT(request_reason(rig->requests[2]), REASON_shutting_down);
 }
 
+/* An answer that wants another question, but comes when the reactor is gone already. */
+static void
+test_stop_during_failover(void)
+{
+    RIG(rig);
+    TRY(begin_engine(rig));
+    TRY(ask(rig, 0, "good.test", "Bearer " JWT));
+    WAIT_UNTIL(is_decided(rig, rig->requests[0]));
+    REQUIRE(request_upstream(rig->requests[0]) != NULL);
+    TRY(engine_retry(rig->engine, rig->requests[0]));
+    struct pollfd fd = {.fd = engine_fd(rig->engine), .events = POLLIN};
+    WAIT_UNTIL(poll(&fd, 1, 0) == 1);
+    engine_stop(rig->engine, 0);
+    CHECK(request_is_decided(rig->requests[0]));
+    CHECK_INT(request_reason(rig->requests[0]), REASON_shutting_down);
+}
+
+/* One waits for the backend, one for a permit: both are answered, and what comes later is nobody's.
+ */
+static void
+test_give_up(void)
+{
+    RIG(rig);
+    rig->config.max_concurrent = 1;
+    TRY(begin_engine(rig));
+    WAIT_UNTIL(rules_of(rig) == 1);
+    atomic_store(&rig->server.said[PROXY].status, 0);
+    TRY(ask(rig, 0, "good.test", "Bearer " JWT));
+    TRY(ask(rig, 1, "good.test", "Bearer " JWT));
+    engine_give_up(rig->engine);
+    for (int i = 0; i < 2; i++) {
+        CHECK(request_is_decided(rig->requests[i]));
+        CHECK_INT(request_reason(rig->requests[i]), REASON_shutting_down);
+        CHECK(engine_take_decided(rig->engine) != NULL);
+    }
+}
+
+static void
+test_record_unfinished(void)
+{
+    RIG(rig);
+    TRY(begin_engine(rig));
+    TRY(ask(rig, 0, "good.test", "Bearer " JWT));
+    TRY(ask(rig, 1, "good.test", "Bearer " JWT));
+    WAIT_UNTIL(is_decided(rig, rig->requests[0]) && is_decided(rig, rig->requests[1]));
+    TRY(engine_record(rig->engine, rig->requests[0], 200));
+    engine_record_unfinished(rig->engine);
+    WAIT_UNTIL(engine_counter(rig->engine, STATS_records_delivered) == 2);
+    CHECK(request_is_recorded(rig->requests[1]));
+}
+
+/* What is called in the wrong order is refused, and harms nothing. */
+static void
+test_calls_after_stop(void)
+{
+    RIG(rig);
+    TRY(begin_engine(rig));
+    CHECK(engine_start(rig->engine) == ERR_CLOSED);
+    TRY(ask(rig, 0, "good.test", "Bearer " JWT));
+    engine_stop(rig->engine, 0);
+    engine_stop(rig->engine, 0);
+    CHECK(engine_start(rig->engine) == ERR_CLOSED);
+    CHECK(engine_set_secrets(rig->engine, "fresh", NULL) == ERR_CLOSED);
+    CHECK(engine_record(rig->engine, rig->requests[0], 200) == ERR_CLOSED);
+    engine_refresh(rig->engine);
+    struct engine_gauges gauges;
+    engine_gauges(rig->engine, &gauges);
+    CHECK_INT((long long)gauges.running, 1);
+}
+
 /* A backend that is away costs no record. */
 static void
 test_delivery_goes_on(void)
@@ -490,6 +560,7 @@ test_stop_with_waiting(void)
 }
 
 TESTS(TEST(lease), TEST(lease_is_dropped), TEST(asks_are_coalesced), TEST(coalesced_in_vain),
-      TEST(stop_with_waiting), TEST(route_and_record), TEST(blacklist), TEST(no_rules), TEST(tokens), TEST(backend_answers),
-      TEST(timeout), TEST(permits), TEST(retry), TEST(judge), TEST(stop), TEST(delivery_goes_on),
-      TEST(new_secrets))
+      TEST(stop_with_waiting), TEST(route_and_record), TEST(blacklist), TEST(no_rules),
+      TEST(tokens), TEST(backend_answers), TEST(timeout), TEST(permits), TEST(retry), TEST(judge),
+      TEST(stop), TEST(stop_during_failover), TEST(give_up), TEST(record_unfinished),
+      TEST(calls_after_stop), TEST(delivery_goes_on), TEST(new_secrets))

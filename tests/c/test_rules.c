@@ -43,6 +43,16 @@ build(const char *json, struct rules *previous, struct rules **out, struct rules
     return err;
 }
 
+/* The number of the rule that blocks; NOBODY; or LIMIT. */
+enum { NOBODY = -1000, LIMIT };
+
+static int64_t
+blocker(const struct rules *rules, const char *subject, struct rules_scratch *scratch)
+{
+    struct rules_hit hit = rules_match(rules, text(subject), scratch);
+    return hit.outcome == RULES_MATCH ? hit.id->integer : hit.outcome == RULES_LIMIT ? LIMIT : NOBODY;
+}
+
 static void
 test_first_match_in_list_order(void)
 {
@@ -59,11 +69,11 @@ test_first_match_in_list_order(void)
     CHECK_INT(report.rejected, 0);
     CHECK_INT(report.rejects_kept, 0);
     struct rules_hit hit = rules_match(rules, text("http://evil.test/admin"), scratch);
-    CHECK_INT(hit.outcome, RULES_MATCH);
+    REQUIRE(hit.outcome == RULES_MATCH);
     CHECK_INT(hit.id->integer, 5);
     CHECK_STRING(hit.pattern, "evil");
     hit = rules_match(rules, text("http://good.test/admin"), scratch);
-    CHECK_INT(hit.outcome, RULES_MATCH);
+    REQUIRE(hit.outcome == RULES_MATCH);
     CHECK_INT(hit.id->integer, 2);
     hit = rules_match(rules, text("http://good.test/"), scratch);
     CHECK_INT(hit.outcome, RULES_NO_MATCH);
@@ -96,12 +106,12 @@ test_broken_rules_are_reported_and_skipped(void)
     CHECK_INT(report.rejected, 2);
     REQUIRE(report.rejects_kept == 2);
     CHECK_INT(report.rejects[0].id.integer, 1);
-    CHECK_INT(report.rejects[0].error.position, 2);
+    CHECK_INT(report.rejects[0].error.position, 1);
     CHECK(strlen(report.rejects[0].error.message) > 5);
     CHECK_STRING(report.rejects[1].id.string, "three");
-    CHECK_INT(report.rejects[1].error.position, 4);
+    CHECK_INT(report.rejects[1].error.position, 3);
     struct rules_hit hit = rules_match(rules, text("http://evil.test/"), scratch);
-    CHECK_INT(hit.outcome, RULES_MATCH);
+    REQUIRE(hit.outcome == RULES_MATCH);
     CHECK_INT(hit.id->integer, 2);
 }
 
@@ -138,7 +148,7 @@ test_a_limit_denies_under_its_rule(void)
               NULL, &rules, &report));
     struct rules_hit hit = rules_match(
         rules, text("haaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa!"), scratch);
-    CHECK_INT(hit.outcome, RULES_LIMIT);
+    REQUIRE(hit.outcome == RULES_LIMIT && hit.id != NULL);
     CHECK_INT(hit.id->integer, 2);
     CHECK_STRING(hit.pattern, "^h(a|aa)+$");
 }
@@ -153,7 +163,7 @@ test_same_pattern_twice(void)
               &rules, &report));
     CHECK_INT(rules_count(rules), 2);
     struct rules_hit hit = rules_match(rules, text("evil"), scratch);
-    CHECK_INT(hit.outcome, RULES_MATCH);
+    REQUIRE(hit.outcome == RULES_MATCH);
     CHECK_INT(hit.id->integer, 1);
 }
 
@@ -181,6 +191,15 @@ test_takes_over_what_was_compiled(void)
     TRY(rules_build(&list, NULL, &first, &report));
     size_t cost = mem_live() - live;
     TRY(rules_build(&list, first, &second, &report));
+    /* A list that is the same as before is not even looked at twice. */
+    CHECK_INT(mem_live() - live - cost, 0);
+    CHECK(second == first);
+    CHECK_INT(report.compiled, COUNT);
+    rules_unref(second);
+    second = NULL;
+    rule[7].id.integer = 4710;
+    TRY(rules_build(&list, first, &second, &report));
+    CHECK(second != first);
     CHECK(mem_live() - live - cost < 10);
     CHECK_INT(report.compiled, COUNT);
     /* What the new set took over stays when the old one goes. */
@@ -189,16 +208,179 @@ test_takes_over_what_was_compiled(void)
     rule[5].pattern_len--; /* "^name-5" */
     rule[8].id.integer = 4711;
     TRY(rules_build(&list, second, &third, &report));
-    CHECK_INT(rules_match(third, text("name-55"), scratch).id->integer, 5);
-    CHECK_INT(rules_match(third, text("name-8"), scratch).id->integer, 4711);
-    CHECK_INT(rules_match(second, text("name-55"), scratch).id->integer, 55);
-    CHECK_INT(rules_match(second, text("name-8"), scratch).id->integer, 8);
+    CHECK_INT(blocker(third, "name-55", scratch), 5);
+    CHECK_INT(blocker(third, "name-8", scratch), 4711);
+    CHECK_INT(blocker(second, "name-55", scratch), 55);
+    CHECK_INT(blocker(second, "name-8", scratch), 8);
     for (int i = 9; i < COUNT; i++) {
         char subject[20];
         snprintf(subject, sizeof subject, "name-%d", i);
         struct rules_hit hit = rules_match(second, text(subject), scratch);
-        CHECK_INT(hit.outcome, RULES_MATCH);
+        REQUIRE(hit.outcome == RULES_MATCH);
         CHECK_INT(hit.id->integer, i);
+    }
+}
+
+static void
+test_report_of_an_unchanged_list(void)
+{
+    static const char list[] = "[{\"id\": \"no\", \"pattern\": \"a(\"}, {\"id\": 2, \"pattern\": \"evil\"}]";
+    static const char other[] = "[{\"id\": \"no\", \"pattern\": \"b(\"}, {\"id\": 2, \"pattern\": \"evil\"}]";
+    RULES(first);
+    RULES(second);
+    RULES(third);
+    REPORT(report);
+    REPORT(again);
+    REPORT(changed);
+    TRY(build(list, NULL, &first, &report));
+    TRY(build(list, first, &second, &again));
+    CHECK(second == first);
+    CHECK_INT(again.given, 2);
+    CHECK_INT(again.rejected, 1);
+    REQUIRE(again.rejects_kept == 1);
+    CHECK_STRING(again.rejects[0].id.string, "no");
+    CHECK_STRING(again.rejects[0].error.message, report.rejects[0].error.message);
+    /* What was rejected before belongs to the list, too. */
+    TRY(build(other, first, &third, &changed));
+    CHECK(third != first);
+}
+
+static void
+test_report_of_what_costs(void)
+{
+    RULES(rules);
+    REPORT(report);
+    struct rules_info info;
+    TRY(build("[{\"id\": 0, \"pattern\": \"evil\"}, {\"id\": 1, \"pattern\": \".*\"},"
+              " {\"id\": 2, \"pattern\": \"^https?://[^/]{120,}/\"}, {\"id\": 3, \"pattern\": \"evil\"},"
+              " {\"id\": 4, \"pattern\": \".*\"}, {\"id\": 5, \"pattern\": \"^https?://(a+)+[#]\"}]",
+              NULL, &rules, &report));
+    CHECK_INT(report.compiled, 6);
+    CHECK_INT(report.duplicates, 2);
+    CHECK_INT(report.always, 2);
+    CHECK_INT(report.everything, 1);
+    CHECK_INT(report.quarantined, 1);
+    static const struct {
+        size_t first;
+        bool always, everything, quarantined;
+    } wanted[] = {{0, 0, 0, 0}, {1, 1, 1, 0}, {2, 1, 0, 0}, {0, 0, 0, 0}, {1, 1, 1, 0}, {5, 0, 0, 1}};
+    for (size_t i = 0; i < COUNT_OF(wanted); i++) {
+        rules_get(rules, i, &info);
+        CHECK_INT(info.id->integer, (int)i);
+        CHECK_INT(info.first, wanted[i].first);
+        CHECK(info.always == wanted[i].always);
+        CHECK(info.everything == wanted[i].everything);
+        CHECK(info.quarantined == wanted[i].quarantined);
+    }
+    rules_get(rules, 0, &info);
+    CHECK_STRING(info.pattern, "evil");
+}
+
+/* Rules that are looked up and rules that are always tried take turns, and the first one in the list is named. */
+static void
+test_order_of_both_kinds(void)
+{
+    RULES(rules);
+    REPORT(report);
+    SCRATCH(scratch);
+    TRY(build("[{\"id\": 0, \"pattern\": \"zebra\"}, {\"id\": 1, \"pattern\": \"[0-9]{3}\"},"
+              " {\"id\": 2, \"pattern\": \"apple\"}, {\"id\": 3, \"pattern\": \"[A-Z]\"},"
+              " {\"id\": 4, \"pattern\": \"mango\"}]",
+              NULL, &rules, &report));
+    CHECK_INT(report.always, 2);
+    CHECK_INT(blocker(rules, "mango", scratch), 4);
+    CHECK_INT(blocker(rules, "mango X", scratch), 3);
+    CHECK_INT(blocker(rules, "mango X apple", scratch), 2);
+    CHECK_INT(blocker(rules, "mango X apple 123", scratch), 1);
+    CHECK_INT(blocker(rules, "mango X apple 123 zebra", scratch), 0);
+    CHECK_INT(blocker(rules, "ZEBRA", scratch), 3); /* the index does not tell case, the rule does */
+    CHECK_INT(blocker(rules, "nothing", scratch), NOBODY);
+}
+
+static void
+test_counters(void)
+{
+    static const char first_list[] = "[{\"id\": 1, \"pattern\": \"evil\"}, {\"id\": 2, \"pattern\": \"evil\"},"
+                                     " {\"id\": 3, \"pattern\": \"^h(a|aa)+$\"}]";
+    static const char second_list[] = "[{\"id\": 9, \"pattern\": \"new\"}, {\"id\": 7, \"pattern\": \"evil\"}]";
+    RULES(first);
+    RULES(second);
+    REPORT(report);
+    REPORT(second_report);
+    SCRATCH(scratch);
+    struct rules_info info;
+    TRY(build(first_list, NULL, &first, &report));
+    CHECK_INT(blocker(first, "evil", scratch), 1);
+    CHECK_INT(blocker(first, "xevil", scratch), 1);
+    CHECK_INT(blocker(first, "good", scratch), NOBODY);
+    CHECK_INT(blocker(first, "haaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa!", scratch), LIMIT);
+    rules_get(first, 0, &info);
+    CHECK_INT(info.hits, 2);
+    CHECK_INT(info.limits, 0);
+    rules_get(first, 2, &info);
+    CHECK_INT(info.hits, 0);
+    CHECK_INT(info.limits, 1);
+    /* They go on in the next set. */
+    TRY(build(second_list, first, &second, &second_report));
+    CHECK_INT(blocker(second, "evil", scratch), 7);
+    rules_get(second, 1, &info);
+    CHECK_INT(info.hits, 3);
+    rules_get(second, 0, &info);
+    CHECK_INT(info.hits, 0);
+}
+
+/* Late and briefly, but as exact as any. */
+static void
+test_quarantine(void)
+{
+    RULES(rules);
+    REPORT(report);
+    SCRATCH(scratch);
+    char subject[2000] = "https://x.test/";
+    TRY(build("[{\"id\": 1, \"pattern\": \"^https?://([a-z]+)+[#]\"}, {\"id\": 2, \"pattern\": \"evil\"},"
+              " {\"id\": 3, \"pattern\": \"x[.]test/(?:a|aa)+!\"}]",
+              NULL, &rules, &report));
+    CHECK_INT(report.quarantined, 2);
+    CHECK_INT(blocker(rules, "https://good#", scratch), 1);
+    CHECK_INT(blocker(rules, "https://evil#", scratch), 2); /* though 1 comes first */
+    CHECK_INT(blocker(rules, "https://x.test/aaa!", scratch), 3);
+    CHECK_INT(blocker(rules, "https://x.test/aaa", scratch), NOBODY);
+    memset(subject + strlen(subject), 'a', sizeof subject - strlen(subject) - 1);
+    memcpy(subject + sizeof subject - 3, "~!", 3);
+    CHECK_INT(blocker(rules, subject, scratch), LIMIT);
+    memcpy(subject + 1000, "evil", 4);
+    CHECK_INT(blocker(rules, subject, scratch), 2);
+}
+
+/* Patterns from the literature, each of which makes some subject expensive, and what a subject is made of. */
+static void
+test_expensive_patterns(void)
+{
+    static const char *const patterns[] = {
+        "(a+)+$", "(a|aa)+$", "(.*)*[#%]", "^(.*?,){11}[PQ]", "([^/]*/)*[#%]", "(\\\\w+\\\\.?)+$",
+        "(?:[a-z0-9-]+\\\\.?)+[:;]{2}", "(a*)*[bc]{2}#", "(?=(a+))*\\\\1[bc]#", "^https?://(?:(a+)|b)*[cd]#",
+        "\\\\d+\\\\d+\\\\d+[#%]", "^.*a.*a.*a.*[#%]", "(?:aa?){12}[#%]", "(?:a|aa){9}[#%]", "(?i)a+a+a+[#%]",
+    };
+    static const char *const runs[] = {"a", "1", "/", ",", "a.", "ab"};
+    char json[200], subject[2000];
+    SCRATCH(scratch);
+    for (size_t i = 0; i < COUNT_OF(patterns); i++) {
+        RULES(rules);
+        REPORT(report);
+        snprintf(json, sizeof json, "[{\"id\": 1, \"pattern\": \"%s\"}]", patterns[i]);
+        TRY(build(json, NULL, &rules, &report));
+        CHECK_INT(report.compiled, 1);
+        for (size_t k = 0; k < COUNT_OF(runs); k++) {
+            size_t len = (size_t)snprintf(subject, sizeof subject, "https://x.test/");
+            for (; len + 4 < sizeof subject; len += strlen(runs[k])) {
+                memcpy(subject + len, runs[k], strlen(runs[k]));
+            }
+            memcpy(subject + len, "!", 2);
+            double since = harness_seconds();
+            CHECK(blocker(rules, subject, scratch) != 1 || patterns[i][0] == '^');
+            /* Far above what it takes, for sanitizers and busy machines; far below what it would take without. */
+            CHECK(harness_seconds() - since < 2);
+        }
     }
 }
 
@@ -256,6 +438,35 @@ match_until_stopped(void *context)
     }
     rules_scratch_destroy(scratch);
     return NULL;
+}
+
+/* The first search makes the machine code, whoever comes first. */
+static void
+test_first_search_in_all_threads_at_once(void)
+{
+    struct place place = {.rules = NULL};
+    pthread_t readers[READERS];
+    REPORT(report);
+    lock_init(&place.lock);
+    TRY(build("[{\"id\": 3, \"pattern\": \"http://a/b\"}, {\"id\": -1, \"pattern\": \"^http://stays-\\\\d\"}]", NULL,
+              &place.rules, &report));
+    for (size_t i = 0; i < READERS; i++) {
+        if (pthread_create(&readers[i], NULL, match_until_stopped, &place) != 0) {
+            abort();
+        }
+    }
+    double since = harness_seconds();
+    while (place.matches < 100 && harness_may_wait(since)) {
+        continue;
+    }
+    place.stop = true;
+    for (size_t i = 0; i < READERS; i++) {
+        pthread_join(readers[i], NULL);
+    }
+    CHECK_INT(place.wrong, 0);
+    CHECK(place.matches >= 100);
+    lock_fini(&place.lock);
+    rules_unref(place.rules);
 }
 
 static enum err
@@ -322,8 +533,8 @@ test_swapped_while_others_match(void)
     rules_unref(place.rules);
 }
 
-TESTS(TEST(first_match_in_list_order), TEST(empty_list),
-      TEST(broken_rules_are_reported_and_skipped), TEST(keeps_the_first_rejects),
-      TEST(a_limit_denies_under_its_rule), TEST(same_pattern_twice),
-      TEST(takes_over_what_was_compiled), TEST(refs),
-      TEST_WITHOUT_CHAOS(swapped_while_others_match))
+TESTS(TEST(first_match_in_list_order), TEST(empty_list), TEST(broken_rules_are_reported_and_skipped),
+      TEST(keeps_the_first_rejects), TEST(a_limit_denies_under_its_rule), TEST(same_pattern_twice),
+      TEST(takes_over_what_was_compiled), TEST(report_of_an_unchanged_list), TEST(report_of_what_costs),
+      TEST(order_of_both_kinds), TEST(counters), TEST(quarantine), TEST_WITHOUT_CHAOS(expensive_patterns), TEST(refs),
+      TEST_WITHOUT_CHAOS(first_search_in_all_threads_at_once), TEST_WITHOUT_CHAOS(swapped_while_others_match))

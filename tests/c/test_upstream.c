@@ -93,6 +93,10 @@ test_protocols(void)
         {"{" PLACE ", \"protocol\": \"HTTP\"}", UPSTREAM_HTTP},
         {"{" PLACE ", \"protocol\": \"https\"}", UPSTREAM_HTTPS},
         {"{" PLACE ", \"protocol\": \"HttpS\"}", UPSTREAM_HTTPS},
+        {"{" PLACE ", \"protocol\": \"socks4\"}", UPSTREAM_SOCKS4},
+        {"{" PLACE ", \"protocol\": \"SOCKS4a\"}", UPSTREAM_SOCKS4A},
+        {"{" PLACE ", \"protocol\": \"socks5\"}", UPSTREAM_SOCKS5},
+        {"{" PLACE ", \"protocol\": \"socks5h\"}", UPSTREAM_SOCKS5H},
     };
     for (size_t i = 0; i < COUNT_OF(cases); i++) {
         UPSTREAM(upstream);
@@ -102,6 +106,7 @@ test_protocols(void)
     }
     CHECK_STRING(upstream_kind_name(UPSTREAM_HTTP), "http");
     CHECK_STRING(upstream_kind_name(UPSTREAM_HTTPS), "https");
+    CHECK_STRING(upstream_kind_name(UPSTREAM_SOCKS5H), "socks5h");
 }
 
 static void
@@ -118,6 +123,10 @@ test_credentials(void)
         {"{" PLACE ", \"username\": \"caf\xc3\xa9\", \"password\": \" \"}", "caf\xc3\xa9", " "},
         {"{" PLACE ", \"username\": \"\", \"password\": \"\"}", NULL, NULL},
         {"{" PLACE ", \"username\": null, \"password\": null}", NULL, NULL},
+        {"{" PLACE ", \"protocol\": \"socks5\", \"username\": \"a:b\", \"password\": \"c\"}", "a:b",
+         "c"},
+        {"{" PLACE ", \"protocol\": \"socks4\", \"username\": \"a:b\"}", "a:b", ""},
+        {"{" PLACE ", \"protocol\": \"socks5h\", \"username\": \"\"}", NULL, NULL},
     };
     for (size_t i = 0; i < COUNT_OF(cases); i++) {
         UPSTREAM(upstream);
@@ -135,6 +144,15 @@ test_credentials(void)
 #define NO_HOST "ip holds no host name or IP address"
 #define NO_NAME "address holds no host name or IP address"
 #define NO_ADDRESS "address must be host:port or [IPv6]:port"
+#define BAD_PROTOCOL "protocol must be http, https, socks4, socks4a, socks5 or socks5h"
+#define BAD_SOCKS4_USERNAME                                                                        \
+    "username of a SOCKS proxy must be at most 255 bytes without control characters"
+#define BAD_SOCKS5_USERNAME                                                                        \
+    "username of a SOCKS proxy must be 1 to 255 bytes without control characters"
+#define BAD_SOCKS5_PASSWORD                                                                        \
+    "password of a SOCKS proxy must be at most 255 bytes without control characters"
+#define SOCKS4 "{" PLACE ", \"protocol\": \"socks4a\""
+#define SOCKS5 "{" PLACE ", \"protocol\": \"socks5\""
 #define BAD_PORT "port must be an integer from 1 to 65535"
 #define BAD_USERNAME "username must be at most 2048 bytes without ':' and control characters"
 #define BAD_PASSWORD "password must be at most 2048 bytes without control characters"
@@ -176,12 +194,17 @@ test_refused(void)
         {"{\"address\": \"a:0\"}", NO_ADDRESS},
         {"{\"address\": \"::1\"}", NO_ADDRESS},
         {"{\"address\": \"[a]:80\"}", NO_ADDRESS},
-        {"{" PLACE ", \"protocol\": \"socks5\"}", "protocol socks5 is not supported yet"},
-        {"{" PLACE ", \"protocol\": \"direct\"}", "protocol direct is not supported yet"},
-        {"{" PLACE ", \"protocol\": \"\"}", "protocol must be http or https"},
-        {"{" PLACE ", \"protocol\": \"http \"}", "protocol must be http or https"},
-        {"{" PLACE ", \"protocol\": \"a\\nb\"}", "protocol must be http or https"},
-        {"{" PLACE ", \"protocol\": \"averyveryverylongname\"}", "protocol must be http or https"},
+        {"{" PLACE ", \"protocol\": \"direct\"}", BAD_PROTOCOL},
+        {"{" PLACE ", \"protocol\": \"\"}", BAD_PROTOCOL},
+        {"{" PLACE ", \"protocol\": \"http \"}", BAD_PROTOCOL},
+        {"{" PLACE ", \"protocol\": \"socks\"}", BAD_PROTOCOL},
+        {"{" PLACE ", \"protocol\": \"socks5hh\"}", BAD_PROTOCOL},
+        {"{" PLACE ", \"protocol\": \"a\\nb\"}", BAD_PROTOCOL},
+        {SOCKS4 ", \"username\": \"me\", \"password\": \"p\"}", "SOCKS4 knows no password"},
+        {SOCKS4 ", \"username\": \"a\\nb\"}", BAD_SOCKS4_USERNAME},
+        {SOCKS5 ", \"password\": \"p\"}", BAD_SOCKS5_USERNAME},
+        {SOCKS5 ", \"username\": \"a\\nb\"}", BAD_SOCKS5_USERNAME},
+        {SOCKS5 ", \"username\": \"a\", \"password\": \"b\\n\"}", BAD_SOCKS5_PASSWORD},
         {"{" PLACE ", \"username\": \"a:b\", \"password\": \"c\"}", BAD_USERNAME},
         {"{" PLACE ", \"username\": \"a\\n\", \"password\": \"c\"}", BAD_USERNAME},
         {"{" PLACE ", \"username\": \"a\", \"password\": \"c\\r\\nX: 1\"}", BAD_PASSWORD},
@@ -214,6 +237,49 @@ test_longest_credentials(void)
 }
 
 static void
+test_longest_socks_credentials(void)
+{
+    for (int len = 255; len <= 256; len++) {
+        for (int which = 0; which < 2; which++) {
+            UPSTREAM(upstream);
+            char body[1000], message[UPSTREAM_MESSAGE_SIZE] = "";
+            snprintf(body, sizeof body,
+                     "{" PLACE ", \"protocol\": \"socks5\", \"username\": \"%0*d\","
+                     " \"password\": \"%0*d\"}",
+                     which == 0 ? len : 1, 1, which == 1 ? len : 1, 1);
+            enum err err = read_upstream(body, &upstream, message);
+            CHECK_INT(err == ERR_OK, len == 255);
+        }
+    }
+}
+
+static void
+test_name_of_a_tls_proxy(void)
+{
+    static const char *const cases[][2] = {
+        {"\"protocol\": \"https\", \"address\": \"Proxy.test:443\"", "proxy.test"},
+        {"\"protocol\": \"https\", \"address\": \"proxy.test\"", "proxy.test"},
+        {"\"protocol\": \"https\", \"address\": \"1.2.3.4:443\"", NULL},
+        {"\"protocol\": \"https\", \"address\": \"not:an:address\"", NULL},
+        {"\"protocol\": \"https\", \"address\": \"a..b:443\"", NULL},
+        {"\"protocol\": \"https\"", NULL},
+        {"\"protocol\": \"http\", \"address\": \"proxy.test:443\"", NULL},
+    };
+    for (size_t i = 0; i < COUNT_OF(cases); i++) {
+        UPSTREAM(upstream);
+        char body[200], message[UPSTREAM_MESSAGE_SIZE] = "";
+        snprintf(body, sizeof body, "{" PLACE ", %s}", cases[i][0]);
+        TRY(read_upstream(body, &upstream, message));
+        CHECK_STRING(upstream.host, "1.2.3.4");
+        if (cases[i][1] == NULL) {
+            CHECK(upstream.tls_name == NULL);
+            continue;
+        }
+        CHECK_STRING(upstream.tls_name, cases[i][1]);
+    }
+}
+
+static void
 test_refusal_leaves_the_id(void)
 {
     CLEANUP(wire_proxy_fini) struct wire_proxy proxy = {.port = -1};
@@ -232,6 +298,8 @@ test_equal(void)
         "{\"id\": 1, \"ip\": \"b.test\", \"port\": 80}",
         "{\"id\": 1, \"ip\": \"a.test\", \"port\": 81}",
         "{\"id\": 1, \"ip\": \"a.test\", \"port\": 80, \"protocol\": \"https\"}",
+        "{\"ip\": \"a.test\", \"port\": 80, \"protocol\": \"https\", \"address\": \"b.test\"}",
+        "{\"id\": 1, \"ip\": \"a.test\", \"port\": 80, \"protocol\": \"socks5\"}",
         "{\"id\": 1, \"ip\": \"a.test\", \"port\": 80, \"username\": \"me\"}",
         "{\"id\": 1, \"ip\": \"a.test\", \"port\": 80, \"username\": \"me\", \"password\": \"p\"}",
         "{\"id\": 1, \"ip\": \"a.test\", \"port\": 80, \"username\": \"you\", \"password\": \"p\"}",
@@ -261,5 +329,6 @@ test_equal_in_other_spelling_and_with_another_id(void)
 }
 
 TESTS(TEST(proxy_of_the_contract), TEST(takes_the_id), TEST(places), TEST(protocols),
-      TEST(credentials), TEST(refused), TEST(longest_credentials), TEST(refusal_leaves_the_id),
+      TEST(credentials), TEST(refused), TEST(longest_credentials), TEST(longest_socks_credentials),
+      TEST(name_of_a_tls_proxy), TEST(refusal_leaves_the_id),
       TEST(equal), TEST(equal_in_other_spelling_and_with_another_id))

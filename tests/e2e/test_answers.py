@@ -472,7 +472,7 @@ def test_certificate_that_nobody_trusts(world: World) -> None:
         url = other.url(f"/{world.url()[-32:]}", tls=True)
         with world.tunnel("127.0.0.1", other.https_port) as client:
             answer = client.request("GET", url, token=world.token)
-        assert (answer.status, error_of(answer)) == (502, "proxy_refused"), answer
+        assert (answer.status, error_of(answer)) == (502, "target_tls_failed"), answer
         world.record(url, 502, proxy_id=world.proxy_id)
         assert other.strangers(world.openers) == []
 

@@ -84,13 +84,16 @@ def test_bad_option(refused: Refused) -> None:
     check_line(output, "forwarder_httpx_timeout", "seconds")
 
 
-def test_secrets_are_no_options(start: Start) -> None:
+def test_secrets_are_no_options(start: Start, tmp_path: Path) -> None:
     """mitmweb would show them."""
-    gateway = start(options=["--options"], wait=False)
-    assert gateway.wait() == 0
-    assert "forwarder_httpx_timeout" in gateway.log()
-    assert "forwarder_system_token" not in gateway.log()
-    assert "forwarder_default_user_jwt" not in gateway.log()
+    script = tmp_path / "names.py"
+    script.write_text(
+        "from mitmproxy import ctx\ndef running():\n    print(*ctx.options.keys(), flush=True)\n"
+    )
+    gateway = start(options=["-s", str(script)])
+    names = gateway.wait_for_log(".*forwarder_httpx_timeout.*")[0].split()
+    assert "forwarder_system_token" not in names
+    assert "forwarder_default_user_jwt" not in names
 
 
 def test_unusable_state_directory(refused: Refused, tmp_path: Path) -> None:

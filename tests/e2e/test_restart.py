@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable
 from collections.abc import Iterator
 from dataclasses import replace
+from http.client import NotConnected
 from pathlib import Path
 from typing import Any
 
@@ -156,6 +157,7 @@ def test_record_that_the_backend_refuses_holds_up_no_other(
     assert sorted(row["target_url"] for row in rows) == sorted(others)
 
 
+@pytest.mark.slow
 def test_wrong_system_token_pauses_delivery(begin: Callable[..., World], backend: Backend) -> None:
     """It says what is wrong, keeps the records, and goes on when it is right again."""
     backend.fault("/activity", status=401)
@@ -187,7 +189,7 @@ def test_terminate_lets_requests_end(begin: Callable[..., World], backend: Backe
         def refused() -> Answer | None:
             try:
                 answer = idle.request("GET", here.url("/late"), token=here.token)
-            except OSError:
+            except (OSError, NotConnected):  # told "Connection: close" already
                 return Answer(0, {}, b"")
             return answer if answer.status != 200 else None
 
@@ -234,3 +236,18 @@ def test_memory_only_spool(begin: Callable[..., World], backend: Backend, tmp_pa
     rows = backend.wait_for_activity(3)
     assert sorted(row["target_url"] for row in rows) == sorted(urls)
     assert not (tmp_path / "state" / "spool").exists()
+
+
+def test_two_gateways_share_a_spool_directory(
+    begin: Callable[..., World], backend: Backend
+) -> None:
+    """Each has a slot of its own; one that was killed leaves its slot to the next."""
+    backend.fault("/activity", status=503)
+    one, two = begin(), begin()
+    urls = [*ask(one, 3), *ask(two, 3)]
+    one.gateway.kill()
+    two.gateway.kill()
+    backend.clear_faults()
+    begin()
+    rows = backend.wait_for_activity(6, timeout=30)
+    assert sorted(row["target_url"] for row in rows) == sorted(urls)

@@ -16,15 +16,10 @@ import tempfile
 from pathlib import Path
 from typing import NamedTuple
 
-from mitmproxy import connection
-from mitmproxy import http
 from mitmproxy.test import tflow
 
-from mitm_forwarder import _core
-from mitm_forwarder import errors
 from mitm_forwarder import options
 from mitm_forwarder.bridge import Bridge
-from mitm_forwarder.routes import Route
 
 CYCLES = 1000
 WARM_UP = 300
@@ -49,57 +44,29 @@ def usage() -> Usage:
     return Usage(pages * os.sysconf("SC_PAGE_SIZE"), len(os.listdir("/proc/self/fd")), threads)
 
 
-def answer(reason: str, request_id: str, method: str, detail: str | None) -> http.Response:
-    return errors.make_response(reason, request_id, method=method, detail=detail)
-
-
-def log(level: int, text: str) -> None:
-    """Nobody reads it."""
-
-
-def make_engine(config: options.Config) -> _core.Engine:
-    return _core.Engine(
-        config,
-        loop=asyncio.get_running_loop(),
-        server=connection.Server,
-        route=Route,
-        answer=answer,
-        log=log,
-    )
-
-
 async def cycle(config: options.Config, secrets: options.Secrets, number: int) -> None:
-    """One life, of four kinds in turn."""
-    match number % 4:
-        case 0:
-            make_engine(config).stop(0.0)
-        case 1:
-            await serve_one_request(make_engine(config), wait=True)
-        case 2:
-            await serve_one_request(make_engine(config), wait=False)
-        case 3:
-            bridge = Bridge(config, secrets)
-            bridge.start()
-            bridge.stop()
+    """One life, of four kinds in turn: never started, idle, busy, busy while it is stopped."""
+    bridge = Bridge(config, secrets)
+    kind = number % 4
+    if kind > 0:
+        bridge.start()
+    if kind > 1:
+        await serve_one_request(bridge, must_wait=kind == 2)
+    bridge.stop()
 
 
-async def serve_one_request(engine: _core.Engine, *, wait: bool) -> None:
-    """Without `wait` the engine is stopped while the request is undecided."""
-    loop = asyncio.get_running_loop()
-    loop.add_reader(engine.fileno(), engine.drain)
-    engine.start()
+async def serve_one_request(bridge: Bridge, *, must_wait: bool) -> None:
+    """The backend refuses, so there are no rules and the answer is 503."""
     flow = tflow.tflow()
     flow.request.headers["authorization"] = "Bearer a-token"
-    pending = engine.begin(flow)
-    if pending is not None and wait:
-        await asyncio.wait_for(pending, PATIENCE)
-    loop.remove_reader(engine.fileno())
-    engine.stop(0.0)
+    pending = bridge.engine.begin(flow)
+    if not must_wait:
+        bridge.stop()
     if pending is not None:
         await asyncio.wait_for(pending, PATIENCE)
     assert flow.response is not None and flow.response.status_code == 503
-    assert engine.record(flow)
-    engine.finish(flow)
+    assert bridge.engine.record(flow) is must_wait  # a stopped engine takes no records
+    bridge.finish(flow)
 
 
 async def run(config: options.Config, secrets: options.Secrets) -> list[Usage]:

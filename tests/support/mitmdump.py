@@ -27,6 +27,9 @@ from typing import TypeVar
 ROOT = Path(__file__).resolve().parents[2]
 TIMEOUT = 30.0
 
+# Without these a sanitized extension (make asan-python) cannot be loaded.
+SANITIZER_VARIABLES = ("LD_PRELOAD", "ASAN_OPTIONS", "UBSAN_OPTIONS", "PYTHONMALLOC")
+
 T = TypeVar("T")
 
 
@@ -39,14 +42,17 @@ def mitmdump(*args: str) -> list[str]:
 class Process:
     """The process, with stdout and stderr in one file in `cwd`; killed at the end of the block.
 
-    `env` is its whole environment but for PATH, HOME (`cwd`) and PYTHONPATH (this checkout).
+    `env` is its whole environment but for PATH, HOME (`cwd`), PYTHONPATH (this checkout) and what
+    sanitizers need.
     """
 
     def __init__(
         self, command: Sequence[str], cwd: Path, env: Mapping[str, str] | None = None
     ) -> None:
         self.output = cwd / "output.txt"
+        inherited = {name: os.environ[name] for name in SANITIZER_VARIABLES if name in os.environ}
         environ = {
+            **inherited,
             "PATH": os.environ.get("PATH", ""),
             "HOME": str(cwd),
             "PYTHONPATH": str(ROOT),

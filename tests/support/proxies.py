@@ -113,7 +113,7 @@ class ExampleProxy:
         )
 
 
-class _Program:
+class Program:
     """A proxy that is installed on this machine, with a configuration like its package's."""
 
     name: str
@@ -174,7 +174,7 @@ class _Program:
         return address == SOURCE
 
 
-class Squid(_Program):
+class Squid(Program):
     """Squid; the access rules are those of its own example configuration."""
 
     name = "squid"
@@ -204,7 +204,7 @@ class Squid(_Program):
         return [program, "-N", "-f", str(file)]
 
 
-class Tinyproxy(_Program):
+class Tinyproxy(Program):
     """tinyproxy."""
 
     name = "tinyproxy"

@@ -1,8 +1,7 @@
 """Certificates for a backend on 127.0.0.1, and a small HTTP/2 server.
 
-pki = make_pki(tmp_path)
-FaultyBackend(tls=pki.server_context())                  # with pki.ca for the client
-FaultyBackend(tls=pki.server_context(client_ca=pki.ca))  # asks for a client certificate
+`make_pki` writes them into the given directory. `server_context()` is for a backend whose CA the
+client is given, `server_context(client_ca=pki.ca)` for one that asks for a client certificate.
 """
 
 from __future__ import annotations

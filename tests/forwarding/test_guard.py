@@ -5,8 +5,6 @@ from __future__ import annotations
 import asyncio
 import importlib
 import weakref
-from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,10 +13,11 @@ from mitmproxy.proxy import server
 
 from mitm_forwarder import guard
 from mitm_forwarder.routes import Route
-from tests.layers_rig import Client
-from tests.layers_rig import Listener
-from tests.layers_rig import Rig
-from tests.layers_rig import until
+from tests.forwarding.peers import Listener
+from tests.forwarding.rig import Client
+from tests.forwarding.rig import Rig
+from tests.forwarding.rig import reason
+from tests.forwarding.rig import until
 
 ROUTE = Route("http", "127.0.0.1", 3128)
 
@@ -31,14 +30,6 @@ class Target(Listener):
 
 
 @pytest.fixture
-async def rig(tmp_path: Path, request: pytest.FixtureRequest) -> AsyncIterator[Rig]:
-    rig = Rig(tmp_path)
-    await rig.start(**getattr(request, "param", {}))
-    yield rig
-    await rig.close()
-
-
-@pytest.fixture
 async def target(rig: Rig) -> Target:
     found: Target = await rig.add(Target())
     return found
@@ -47,12 +38,16 @@ async def target(rig: Rig) -> Target:
 def test_only_the_address_of_the_route_is_permitted() -> None:
     proxy = connection.Server(address=ROUTE.address)
     assert not guard.permitted(proxy)
+    other = connection.Server(address=("127.0.0.1", 3129))
+    guard.permit(other, ROUTE)
+    assert not guard.permitted(other)
     guard.permit(proxy, ROUTE)
     assert guard.permitted(proxy)
-    proxy.address = ("127.0.0.1", 3129)
-    assert not guard.permitted(proxy)
-    proxy.address, proxy.transport_protocol = ROUTE.address, "udp"
-    assert not guard.permitted(proxy)
+    for name, value in (("address", ("127.0.0.1", 3129)), ("transport_protocol", "udp")):
+        with pytest.raises(AttributeError):
+            setattr(proxy, name, value)
+    proxy.address = ROUTE.address
+    assert guard.permitted(proxy)
 
 
 def test_a_permission_ends_with_its_server() -> None:
@@ -148,18 +143,50 @@ async def test_a_replay_by_mitmproxy_alone(rig: Rig) -> None:
     assert rig.origin.accepted == before
 
 
-async def test_the_reason_is_said_to_hooks(rig: Rig, target: Target) -> None:
-    """Hooks see the refusal, and what they do to it does not matter for an unregistered Server."""
-    seen: list[Any] = []
+class Meddler:
+    """An addon that does to a connection what it must not."""
 
-    class Watcher:
-        def server_connect(self, data: Any) -> None:
-            seen.append(data.server.error)
+    def __init__(self, target: Target) -> None:
+        self.target = target
+        self.seen: list[Any] = []
 
-    rig.master.addons.add(Watcher())
+    def server_connect(self, data: Any) -> None:
+        self.seen.append(data.server.address)
+        data.server.error = None
+        data.server.address = ("127.0.0.1", self.target.port)
+
+
+async def test_an_addon_that_clears_the_error(rig: Rig, target: Target) -> None:
+    rig.master.addons.add(Meddler(target))
     rig.master.options.update(rawtcp=True)
     _, client = await connect(rig, target)
     await client.rest()
-    assert seen == [guard.REFUSED]
     assert target.accepted == 0
+    await client.close()
+
+
+async def test_an_addon_that_changes_the_address(rig: Rig, target: Target) -> None:
+    meddler = Meddler(target)
+    rig.master.addons.add(meddler)
+    client = await rig.client()
+    assert (await client.get(rig.url()))[0].status == 200
+    assert meddler.seen == [("127.0.0.1", rig.proxy.port)]
+    assert target.accepted == 0
+    assert "cannot be changed" in rig.crashes.messages.pop()
+    await client.close()
+
+
+async def test_an_addon_that_refuses_the_proxy(rig: Rig) -> None:
+    """Its word counts: it can only take away."""
+
+    class Refuser:
+        def server_connect(self, data: Any) -> None:
+            data.server.error = "not today"
+
+    rig.master.addons.add(Refuser())
+    client = await rig.client()
+    answer = await client.get(rig.url())
+    assert reason(answer) == "proxy_unreachable"
+    assert b"not today" in answer[1]
+    assert rig.proxy.accepted == 0
     await client.close()

@@ -1,42 +1,41 @@
 """A real mitmproxy in this process between real sockets: scripted origins, scripted upstream
 proxies, and an engine that does what a test tells it to.
 
-Every origin notes the port each connection came from, every proxy the ports it opened. `Rig.close`
-fails when an origin saw a connection that no proxy had opened, and when mitmproxy logged a crash.
+`Rig.close` fails when an origin saw a connection that no proxy had opened, and when mitmproxy
+logged a crash.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import datetime
-import ipaddress
 import json
 import logging
 import socket
-import ssl
 import time
 import uuid
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives import serialization
-from cryptography.hazmat.primitives.asymmetric import ec
 from mitmproxy import connection
 from mitmproxy import http
 from mitmproxy import options
 from mitmproxy.tools.dump import DumpMaster
 
 from mitm_forwarder import layers
+from mitm_forwarder import socks
 from mitm_forwarder import tunnels
 from mitm_forwarder.errors import make_response
 from mitm_forwarder.routes import Route
+from tests.forwarding.peers import CHUNK
+from tests.forwarding.peers import Head
+from tests.forwarding.peers import Listener
+from tests.forwarding.peers import Origin
+from tests.forwarding.peers import Proxy
+from tests.forwarding.peers import make_certificate
 
 PATIENCE = 10.0
-CHUNK = 65536
 
 
 async def until(condition: Any, what: str) -> None:
@@ -53,230 +52,6 @@ def free_port() -> int:
         s.bind(("127.0.0.1", 0))
         port: int = s.getsockname()[1]
         return port
-
-
-def make_certificate(directory: Path) -> Path:
-    """A self-signed certificate and its key for everything on loopback, in one PEM file."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "origin.test")])
-    now = datetime.datetime.now(datetime.UTC)
-    certificate = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - datetime.timedelta(days=1))
-        .not_valid_after(now + datetime.timedelta(days=1))
-        .add_extension(
-            x509.SubjectAlternativeName(
-                [x509.DNSName("*.test"), x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]
-            ),
-            critical=False,
-        )
-        .sign(key, hashes.SHA256())
-    )
-    path = directory / "origin.pem"
-    path.write_bytes(
-        key.private_bytes(
-            serialization.Encoding.PEM,
-            serialization.PrivateFormat.PKCS8,
-            serialization.NoEncryption(),
-        )
-        + certificate.public_bytes(serialization.Encoding.PEM)
-    )
-    return path
-
-
-class Head:
-    """A request or response head off the wire."""
-
-    def __init__(self, raw: bytes) -> None:
-        self.raw = raw
-        first, *rest = raw.decode("latin-1").split("\r\n")
-        self.first = first.split(" ", 2)
-        self.headers = {
-            k.strip().lower(): v.strip()
-            for k, _, v in (line.partition(":") for line in rest if line)
-        }
-
-    @property
-    def status(self) -> int:
-        return int(self.first[1])
-
-    @property
-    def length(self) -> int:
-        return int(self.headers.get("content-length", 0))
-
-
-class Listener:
-    """A TCP (or TLS) server whose `serve` runs for each connection and is cancelled at the end."""
-
-    def __init__(self, tls: Path | None = None) -> None:
-        self.tls = tls
-        self.tasks: set[asyncio.Task[None]] = set()
-        self.accepted = 0
-        self.open = 0
-
-    async def start(self) -> None:
-        context = None
-        if self.tls:
-            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-            context.load_cert_chain(self.tls)
-            context.set_alpn_protocols(["http/1.1"])
-        self.server = await asyncio.start_server(self._accept, "127.0.0.1", 0, ssl=context)
-        self.port: int = self.server.sockets[0].getsockname()[1]
-
-    def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.ensure_future(self._run(reader, writer))
-        self.tasks.add(task)
-        task.add_done_callback(self.tasks.discard)
-
-    async def _run(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self.accepted += 1
-        self.open += 1
-        try:
-            await self.serve(reader, writer)
-        except (OSError, asyncio.IncompleteReadError):
-            pass
-        finally:
-            self.open -= 1
-            writer.close()
-
-    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        raise NotImplementedError
-
-    async def stop(self) -> None:
-        self.server.close()
-        for task in list(self.tasks):
-            task.cancel()
-        await asyncio.gather(*self.tasks, return_exceptions=True)
-
-
-class Origin(Listener):
-    """A web server that does what the path says."""
-
-    def __init__(self, tls: Path | None = None) -> None:
-        super().__init__(tls)
-        self.peers: list[int] = []
-        self.heads: list[Head] = []
-        self.received = 0
-
-    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self.peers.append(writer.get_extra_info("peername")[1])
-        while True:
-            head = Head(await reader.readuntil(b"\r\n\r\n"))
-            self.heads.append(head)
-            path = head.first[1].partition("?")[0]
-            if path == "/die":
-                return
-            if path == "/silent":
-                await reader.read()  # until the other side gives up
-                return
-            if path == "/half":
-                writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nhalf")
-                await writer.drain()
-                return
-            if path == "/stall":
-                writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nhalf")
-                await reader.read()
-                return
-            if path == "/ws":
-                writer.write(
-                    b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\n"
-                    b"Connection: Upgrade\r\n"
-                    b"Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n"
-                    b"\x82\x05hello"
-                )
-                await reader.read()
-                return
-            end = self.received + head.length
-            while self.received < end:
-                self.received += len(await reader.readexactly(min(CHUNK, end - self.received)))
-            body = b"" if head.first[0] == "HEAD" else b"ok"
-            writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n" + body)
-            await writer.drain()
-
-
-class Proxy(Listener):
-    """An upstream proxy: CONNECT and absolute-form, every name is loopback. `mood` says how it
-    fails.
-    """
-
-    def __init__(self, tls: Path | None = None, mood: str = "well") -> None:
-        super().__init__(tls)
-        self.mood = mood
-        self.heads: list[Head] = []
-        self.opened: list[int] = []
-
-    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        if self.mood == "mute":
-            await asyncio.Event().wait()
-        head = Head(await reader.readuntil(b"\r\n\r\n"))
-        self.heads.append(head)
-        if self.mood == "silent":
-            await reader.read()  # until the other side gives up
-            return
-        if self.mood == "dying":
-            return
-        if self.mood in ("403", "407", "garbage"):
-            answer = b"HTTP/1.1 %s No\r\nContent-Length: 0\r\n\r\n" % self.mood.encode()
-            writer.write(b"\x15\x03\x01 what?\r\n\r\n" if self.mood == "garbage" else answer)
-            await writer.drain()
-            await reader.read()
-            return
-        if self.mood == "dies once":
-            self.mood = "well"
-            writer.write(b"HTTP/1.1 200 OK\r\n\r\n")
-            await writer.drain()
-            return
-        method, target, _ = head.first
-        authority = target if method == "CONNECT" else target.split("/")[2]
-        port = authority.rpartition(":")[2]
-        inner = await asyncio.open_connection("127.0.0.1", int(port) if port.isdigit() else 80)
-        self.opened.append(inner[1].get_extra_info("sockname")[1])
-        if method == "CONNECT":
-            writer.write(b"HTTP/1.1 200 OK\r\n\r\n")
-        else:
-            inner[1].write(
-                head.raw.replace(target.encode(), b"/" + target.split("/", 3)[3].encode(), 1)
-            )
-        try:
-            await self._relay(reader, writer, *inner, plain=method != "CONNECT")
-        finally:
-            inner[1].close()
-
-    async def _relay(
-        self,
-        reader: asyncio.StreamReader,
-        writer: asyncio.StreamWriter,
-        inner_reader: asyncio.StreamReader,
-        inner_writer: asyncio.StreamWriter,
-        plain: bool,
-    ) -> None:
-        async def up() -> None:
-            while data := await reader.read(CHUNK):
-                if plain and data.startswith((b"GET http://", b"POST http://", b"HEAD http://")):
-                    head = Head(data)
-                    self.heads.append(head)
-                    data = data.replace(
-                        head.first[1].encode(), b"/" + head.first[1].split("/", 3)[3].encode(), 1
-                    )
-                inner_writer.write(data)
-                await inner_writer.drain()
-
-        async def down() -> None:
-            while data := await inner_reader.read(CHUNK):
-                writer.write(data)
-                await writer.drain()
-
-        both = [asyncio.ensure_future(up()), asyncio.ensure_future(down())]
-        try:
-            await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            for task in both:
-                task.cancel()
-            await asyncio.gather(*both, return_exceptions=True)
 
 
 class Engine:
@@ -297,8 +72,10 @@ class Engine:
         self.reasons: list[str] = []
         self.verdict: Any = True
         self.on_requestheaders: Any = None
+        self.on_responseheaders: Any = None
         self.on_response: Any = None
         self.ended: list[tuple[str, http.HTTPFlow]] = []
+        self.finished: list[http.HTTPFlow] = []
         self.failing_retry = False
 
     # the addon's side
@@ -341,9 +118,14 @@ class Engine:
     async def forwarder_failover(self, flow: http.HTTPFlow) -> None:
         await layers.failover(flow)
 
+    async def forwarder_resolve(self, resolution: socks.Resolution) -> None:
+        await socks.resolve(resolution)
+
     def responseheaders(self, flow: http.HTTPFlow) -> None:
         if "stream" in flow.request.query:
             flow.response.stream = True
+        if self.on_responseheaders:
+            self.on_responseheaders(flow)
 
     def response(self, flow: http.HTTPFlow) -> None:
         self.ended.append(("response", flow))
@@ -360,6 +142,9 @@ class Engine:
         if not self.verdict:
             flow.response = make_response("blacklisted", flow.__dict__["_forwarder"].id)
         return bool(self.verdict)
+
+    def finish(self, flow: http.HTTPFlow) -> None:
+        self.finished.append(flow)
 
     async def retry(self, flow: http.HTTPFlow, reason: str) -> None:
         self.reasons.append(reason)
@@ -536,3 +321,25 @@ class Client:
         self.writer.close()
         with contextlib.suppress(OSError, asyncio.TimeoutError):
             await asyncio.wait_for(self.writer.wait_closed(), PATIENCE)
+
+
+# ---- what tests ask of an answer
+
+
+def reason(answer: tuple[Head, bytes]) -> str:
+    """The reason code of an error answer, after a look at all that such an answer must have."""
+    head, body = answer
+    error = json.loads(body)
+    assert head.headers["content-type"] == "application/json"
+    assert head.headers["proxy-status"].startswith("mitm-forwarder; error=")
+    assert head.headers["x-request-id"] == error["request_id"]
+    assert error["detail"]
+    code: str = error["error"]
+    return code
+
+
+async def usable(client: Client, rig: Rig) -> bool:
+    """Does the next request on the same connection succeed?"""
+    rig.engine.routes = [rig.route()]
+    head, body = await client.get(rig.url())
+    return (head.status, body) == (200, b"ok")

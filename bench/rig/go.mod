@@ -1,0 +1,3 @@
+module bench/rig
+
+go 1.21
