@@ -1,4 +1,4 @@
-"""Whom a record names: the user that the backend took the token for, and nobody on a token's word."""
+"""Whom a record names: the user that the backend took the token for; nobody on a token's word."""
 
 from __future__ import annotations
 
