@@ -34,7 +34,9 @@ def run_program(program: Path, rules: Path, misses: Path, hits: Path) -> Result 
     """The program's line of JSON; None when it was not built, or gave up."""
     if not program.exists():
         return None
-    done = subprocess.run([program, rules, misses, hits], stdout=subprocess.PIPE, text=True, check=False)
+    done = subprocess.run(
+        [program, rules, misses, hits], stdout=subprocess.PIPE, text=True, check=False
+    )
     result: Result | None = json.loads(done.stdout) if done.returncode == 0 else None
     return result
 
@@ -68,7 +70,9 @@ def python_loop(rules: list[str], misses: list[str], hits: list[str]) -> Result:
     }
 
 
-def one_set(programs: Path, folder: Path, kind: str, size: int, misses: list[str]) -> dict[str, Result | None]:
+def one_set(
+    programs: Path, folder: Path, kind: str, size: int, misses: list[str]
+) -> dict[str, Result | None]:
     """All engines on one rule set."""
     rules = data.rule_set(kind, size)
     hits = data.hits(rules, 1000)
@@ -84,7 +88,7 @@ def one_set(programs: Path, folder: Path, kind: str, size: int, misses: list[str
 
 
 def always_ns(programs: Path, folder: Path, misses: list[str]) -> float:
-    """What one rule that cannot be looked up adds to each URL: from 10,000 rules with 0 and with 1,000 of them."""
+    """What one rule that cannot be looked up adds to each URL (10,000 rules, 0 and 1,000 such)."""
     rules = data.rule_set("dot", 10_000)
     times = []
     for weak in (0, 1000):
@@ -115,27 +119,41 @@ def pair(result: Result | None, prefix: str = "") -> str:
 
 def table(results: dict[str, dict[str, Result | None]], always: float, redos: Result) -> str:
     """The tables of docs/blacklist.md."""
-    lines = ["| rules | this index | Hyperscan literals + PCRE2 | RE2::Set | PCRE2 JIT, one by one | Python re, one by one |"]
+    lines = [
+        "| rules | this index | Hyperscan literals + PCRE2 | RE2::Set | PCRE2 JIT, one by one"
+        " | Python re, one by one |"
+    ]
     lines.append("|---|---|---|---|---|---|")
     for name, engines in results.items():
         ours = engines["ours"]
         assert ours is not None
-        cells = [pair(ours), pair(engines["hyperscan"]), pair(engines["re2"]), pair(ours, "loop_"), pair(engines["python"])]
+        cells = [
+            pair(ours),
+            pair(engines["hyperscan"]),
+            pair(engines["re2"]),
+            pair(ours, "loop_"),
+            pair(engines["python"]),
+        ]
         lines.append(f"| {name} | " + " | ".join(cells) + " |")
-    lines += ["", "| rules | cold | 1 % changed | unchanged | bytes a rule | always tried | quarantined |"]
+    lines += [
+        "",
+        "| rules | cold | 1 % changed | unchanged | bytes a rule | always tried | quarantined |",
+    ]
     lines.append("|---|---|---|---|---|---|---|")
     for name, engines in results.items():
         ours = engines["ours"]
         assert ours is not None
         lines.append(
-            f"| {name} | {ours['cold_ms']:.1f} ms | {ours['changed_ms']:.1f} ms | {ours['unchanged_ms']:.2f} ms "
+            f"| {name} | {ours['cold_ms']:.1f} ms | {ours['changed_ms']:.1f} ms"
+            f" | {ours['unchanged_ms']:.2f} ms "
             f"| {ours['bytes']} | {ours['always']} | {ours['quarantined']} |"
         )
     lines += [
         "",
         f"A rule that is always tried: {always:.0f} ns for each URL.",
-        f"Worst URL of 2 kB over {redos['patterns']} patterns that backtrack: {redos['alone_ms']:.2f} ms "
-        f"({redos['quarantined']} are quarantined); {redos['alone_without_ms']:.2f} ms if no probe had seen them.",
+        f"Worst URL of 2 kB over {redos['patterns']} patterns that backtrack: "
+        f"{redos['alone_ms']:.2f} ms ({redos['quarantined']} are quarantined); "
+        f"{redos['alone_without_ms']:.2f} ms if no probe had seen them.",
     ]
     return "\n".join(lines)
 
@@ -143,12 +161,21 @@ def table(results: dict[str, dict[str, Result | None]], always: float, redos: Re
 def machine() -> str:
     """Processor, system and versions, for whoever compares."""
     cpu = next(
-        (line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line),
+        (
+            line.split(":")[1].strip()
+            for line in Path("/proc/cpuinfo").read_text().splitlines()
+            if "model name" in line
+        ),
         platform.machine(),
     )
-    pcre2 = subprocess.run(["pcre2-config", "--version"], capture_output=True, text=True, check=False).stdout.strip()
+    pcre2 = subprocess.run(
+        ["pcre2-config", "--version"], capture_output=True, text=True, check=False
+    ).stdout.strip()
     load = os.getloadavg()[0]
-    return f"{cpu}, {os.cpu_count()} cores (load {load:.1f}), PCRE2 {pcre2}, Python {platform.python_version()}"
+    return (
+        f"{cpu}, {os.cpu_count()} cores (load {load:.1f}), PCRE2 {pcre2},"
+        f" Python {platform.python_version()}"
+    )
 
 
 def main() -> int:
@@ -164,17 +191,25 @@ def main() -> int:
     for kind in KINDS:
         for size in SIZES:
             print(f"{kind} {size}...", file=sys.stderr, flush=True)
-            results[f"{kind} {size:,}"] = engines = one_set(arguments.programs, folder, kind, size, misses)
+            results[f"{kind} {size:,}"] = engines = one_set(
+                arguments.programs, folder, kind, size, misses
+            )
             wrong |= not (engines["ours"] or {}).get("same", False)
     always = always_ns(arguments.programs, folder, misses)
     done = subprocess.run(
-        [arguments.programs / "redos_bench"], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, check=True
+        [arguments.programs / "redos_bench"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        check=True,
     )
     redos = json.loads(done.stdout)
     print(f"{machine()}; miss / hit, processor time for each URL\n")
     print(table(results, always, redos))
     if arguments.json:
-        arguments.json.write_text(json.dumps({"machine": machine(), "sets": results, "always_ns": always, "redos": redos}))
+        arguments.json.write_text(
+            json.dumps({"machine": machine(), "sets": results, "always_ns": always, "redos": redos})
+        )
     if wrong:
         print("\nThe index names other rules than a plain loop.", file=sys.stderr)
     return int(wrong)
