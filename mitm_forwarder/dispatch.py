@@ -126,6 +126,14 @@ def _steps(manager: addonmanager.AddonManager, name: str) -> Iterator[tuple[Any,
     return itertools.chain(table.steps, _appended(chain, len(table.chain)))
 
 
+def is_handled(manager: addonmanager.AddonManager, name: str) -> bool:
+    """Does any addon handle this hook now?"""
+    return any(
+        handler is not None or next(_ask(addon, name), None) is not None
+        for addon, handler in _steps(manager, name)
+    )
+
+
 def _build(chain: list[Any], name: str) -> list[tuple[Any, Any]]:
     steps: list[tuple[Any, Any]] = []
     for addon in chain:

@@ -6,6 +6,7 @@ import asyncio
 import importlib
 import logging
 import sys
+import threading
 import types
 from collections.abc import AsyncIterator
 from collections.abc import Callable
@@ -286,7 +287,8 @@ def test_new_authority(size: int, kind: type, tmp_path: Any) -> None:
     leaf.verify_directly_issued_by(store.default_ca._cert)
 
 
-def test_log_events_only_for_listeners() -> None:
+@pytest.mark.parametrize("in_loop", [True, False])
+def test_log_events_only_for_listeners(in_loop: bool) -> None:
     said: list[str] = []
 
     class Listener:
@@ -300,6 +302,7 @@ def test_log_events_only_for_listeners() -> None:
             loop = asyncio.get_running_loop()
             master = types.SimpleNamespace(addons=tctx.master.addons, event_loop=loop)
             handler = log.QuietLogEvents(master)  # type: ignore[arg-type]
+            handler.loop_thread = threading.get_ident() if in_loop else 0
             logger = logging.getLogger("a.logger")
             logger.propagate = False  # the test context listens itself
             logger.addHandler(handler)

@@ -7,18 +7,21 @@ Nobody can tell the difference: whether anybody listens is asked of the whole ch
 when it is logged. A listener that is added between that moment and the loop's next turn misses the
 lines of that moment.
 
-Any thread: what is read are lists that are replaced or appended to, as in mitmproxy itself.
+Any thread; the loop's own asks the table of dispatch.py.
 """
 
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Iterable
 from typing import Any
 
 from mitmproxy import addonmanager
 from mitmproxy import ctx
 from mitmproxy import log
+
+from mitm_forwarder import dispatch
 
 from .cut import Cut
 from .cut import Undo
@@ -27,8 +30,15 @@ from .cut import Undo
 class QuietLogEvents(log.LegacyLogEvents):
     """Takes the place of the master's handler by `__class__`: logging holds that object."""
 
+    loop_thread = 0
+
     def emit(self, record: logging.LogRecord) -> None:
-        if is_listened_for(self.master.addons.chain):
+        manager = self.master.addons
+        if threading.get_ident() == self.loop_thread:
+            listened_for = dispatch.is_handled(manager, "add_log")
+        else:
+            listened_for = is_listened_for(manager.chain)
+        if listened_for:
             super().emit(record)
 
 
@@ -44,6 +54,7 @@ def _install() -> Undo:
     changed = [h for h in _handlers() if getattr(h, "master", None) is ctx.master]
     for handler in changed:
         handler.__class__ = QuietLogEvents
+        handler.__dict__["loop_thread"] = threading.get_ident()
 
     def undo() -> None:
         for handler in changed:
