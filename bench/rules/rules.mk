@@ -7,8 +7,8 @@ $(eval $(call C_MODE,bench))
 
 BENCH_RULES := build/bench/rules
 BENCH_PROGRAMS := $(addprefix $(BENCH_RULES)/,index_bench redos_bench)
-BENCH_PROGRAMS += $(if $(shell pkg-config --exists libhs && echo yes),$(BENCH_RULES)/hs_bench)
-BENCH_PROGRAMS += $(if $(shell pkg-config --exists re2 && echo yes),$(BENCH_RULES)/re2_bench)
+BENCH_PROGRAMS += $(if $(shell pkg-config --exists libhs 2>/dev/null && echo yes),$(BENCH_RULES)/hs_bench)
+BENCH_PROGRAMS += $(if $(shell pkg-config --exists re2 2>/dev/null && echo yes),$(BENCH_RULES)/re2_bench)
 
 $(BENCH_RULES)/%: bench/rules/%.c bench/rules/bench.h build/bench/libcore.a
 	@mkdir -p $(@D)
