@@ -89,6 +89,9 @@ forwarding-table: $(CORE) $(TEST_PACKAGES) ## the tables of docs/forwarding.md, 
 	FORWARDING_TABLE=$(CURDIR)/$(NOTES) $(PY) -m pytest -q -n 0 tests/e2e/test_matrix.py
 	$(PY) -m tests.support.forwarding_table $(NOTES) docs/forwarding.md
 
+memory: $(CORE) ## 1 GiB up and down, HTTP/1 and HTTP/2: the gateway's memory stays flat
+	FORWARDING_MEMORY_MB=1024 $(PY) -m pytest -q -n 0 tests/e2e/test_memory.py
+
 # In a copy of the tree, as the checkout holds the release build.  An ASan report of any process counts, whatever the
 # tests made of its end; UBSan ends the process.
 ASAN_PYTHON := $(CURDIR)/build/asan-python
@@ -151,4 +154,4 @@ fresh: ## make demo and make test in bare Debian roots (root and debootstrap nee
 clean: ## all that make has made, but for .venv and .venvs
 	rm -rf build dist *.egg-info mitm_forwarder/*.so
 
-.PHONY: help build demo test lint ruff mypy stubtest pytest forwarding-table asan-python leak chaos soak bench-spool compat compat-smoke lock image fresh clean
+.PHONY: help build demo test lint ruff mypy stubtest pytest forwarding-table memory asan-python leak chaos soak bench-spool compat compat-smoke lock image fresh clean
