@@ -177,13 +177,14 @@ scan(const struct index *index, const struct index_level *level, struct slice su
      struct index_scratch *scratch)
 {
     const uint64_t *filter = index_filter(index, level), mask = level->mask;
-    const unsigned filter_shift = level->filter_shift, stride = level->stride;
+    const uint32_t words = level->filter_words;
+    const unsigned stride = level->stride;
     struct pending pending;
     size_t at = 0;
     pending.count = 0;
     for (; at + 8 <= subject.len; at += stride) {
         uint64_t hash = index_hash(subject.data + at, mask), bits = index_filter_bits(hash);
-        if (__builtin_expect((filter[hash >> filter_shift] & bits) == bits, 0)) {
+        if (__builtin_expect((filter[index_filter_word(hash, words)] & bits) == bits, 0)) {
             add_pending(index, level, hash, subject, at, &pending, scratch);
         }
     }
@@ -192,7 +193,7 @@ scan(const struct index *index, const struct index_level *level, struct slice su
         char tail[8] = "";
         memcpy(tail, subject.data + at, subject.len - at);
         uint64_t hash = index_hash(tail, mask), bits = index_filter_bits(hash);
-        if ((filter[hash >> filter_shift] & bits) == bits) {
+        if ((filter[index_filter_word(hash, words)] & bits) == bits) {
             add_pending(index, level, hash, subject, at, &pending, scratch);
         }
     }

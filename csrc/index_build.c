@@ -4,8 +4,8 @@
 #include "mem.h"
 #include "rarity.h"
 
-/* Of the filter, for each window; one in 400 of the windows that nobody asked for gets past it. */
-#define FILTER_BITS 16
+/* Of the filter, for each window; one in a hundred of the windows that nobody asked for gets past it. */
+#define FILTER_BITS 12
 /* How often windows occur in the texts, by hash; a collision makes one look more frequent than it is. */
 #define SKETCH_BITS_MIN 8
 #define SKETCH_BITS_MAX 20
@@ -22,7 +22,8 @@ struct plan {
  * Measured (bench/rules): these are the fastest for each size. */
 static const struct plan plans[] = {
     {4000, {{5, 4}, {3, 2}, {2, 1}}},
-    {SIZE_MAX, {{6, 3}, {3, 2}, {2, 1}}},
+    {30000, {{6, 3}, {3, 2}, {2, 1}}},
+    {SIZE_MAX, {{7, 2}, {3, 2}, {2, 1}}},
 };
 
 /* A text to be filed, in the block already. */
@@ -151,11 +152,11 @@ lay_out_level(struct index_level *level, size_t entries, size_t *end)
     if (entries == 0) {
         return;
     }
-    /* At least 16 of each: shifting by 64 is undefined. */
-    unsigned word_bits = log2_up(entries * FILTER_BITS / 64 + 16), bucket_bits = log2_up(entries + 16);
-    level->filter_shift = (uint8_t)(64 - word_bits);
+    /* At least 16 buckets: shifting by 64 is undefined. */
+    unsigned bucket_bits = log2_up(entries + 16);
+    level->filter_words = (uint32_t)(entries * FILTER_BITS / 64 + 1);
     level->bucket_shift = (uint8_t)(64 - bucket_bits);
-    level->filter = place(end, sizeof(uint64_t) << word_bits);
+    level->filter = place(end, sizeof(uint64_t) * level->filter_words);
     level->buckets = place(end, sizeof(uint32_t) * (((size_t)1 << bucket_bits) + 1));
     level->entries = place(end, sizeof(struct index_entry) * entries);
     level->entry_count = (uint32_t)entries;
@@ -266,7 +267,7 @@ fill_level(struct build *build, unsigned number)
         const struct filing *filing = &build->filings[i];
         for (unsigned k = 0; filing->level == number && k < level->stride; k++) {
             uint64_t hash = window_hash(build, filing, filing->offset + k);
-            filter[hash >> level->filter_shift] |= index_filter_bits(hash);
+            filter[index_filter_word(hash, level->filter_words)] |= index_filter_bits(hash);
             buckets[hash >> level->bucket_shift]++;
         }
     }

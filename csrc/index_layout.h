@@ -24,7 +24,8 @@ struct index_level {
     uint64_t mask;          /* the first `width` bytes of a load */
     uint8_t width;
     uint8_t stride;         /* of the scan; each text has this many windows in a row, so that one is met */
-    uint8_t filter_shift, bucket_shift;
+    uint8_t bucket_shift;
+    uint32_t filter_words;
     uint32_t entry_count;
     size_t filter;          /* offsets from the block's begin: of words, ... */
     size_t buckets;         /* ...of the first entry's number of each bucket, and one more, ... */
@@ -89,7 +90,15 @@ index_hash(const char *bytes, uint64_t mask)
     return ((window | UINT64_C(0x2020202020202020)) & mask) * UINT64_C(0x9E3779B97F4A7C15);
 }
 
-/* Three bits of a filter word; the word itself is chosen by the highest bits, as the bucket is. */
+/* A fraction of the words as large as that of the hash in all hashes: any number of them will do, and the fewer there
+ * are, the less of the cache they take. */
+static inline size_t
+index_filter_word(uint64_t hash, uint32_t words)
+{
+    return (size_t)((hash >> 32) * words >> 32);
+}
+
+/* Three bits of the word. */
 static inline uint64_t
 index_filter_bits(uint64_t hash)
 {

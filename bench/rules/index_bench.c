@@ -143,7 +143,7 @@ main(int argc, char **argv)
     bench_drop_hits(&misses, match_ours, &ours);
     long checks[4], sink;
     size_t sample = sample_size(lines.count);
-    double miss = bench_time(match_ours, &ours, &misses, SIZE_MAX, 0.5, &sink);
+    double miss = bench_time(match_ours, &ours, &misses, SIZE_MAX, 1, &sink), miss_least = bench_least_ns;
     double hit = bench_time(match_ours, &ours, &hits, SIZE_MAX, 0.5, &sink);
     bench_time(match_ours, &ours, &misses, sample, 0.01, &checks[0]);
     bench_time(match_ours, &ours, &hits, sample, 0.01, &checks[1]);
@@ -151,9 +151,9 @@ main(int argc, char **argv)
     double loop_miss = bench_time(match_theirs, &theirs, &misses, sample, 0.5, &checks[2]);
     double loop_hit = bench_time(match_theirs, &theirs, &hits, sample, 0.5, &checks[3]);
     printf("{\"rules\": %zu, \"compiled\": %zu, \"always\": %zu, \"quarantined\": %zu, \"misses\": %zu, "
-           "\"miss_ns\": %.0f, \"hit_ns\": %.0f, \"loop_miss_ns\": %.0f, \"loop_hit_ns\": %.0f, \"same\": %s, "
+           "\"miss_ns\": %.0f, \"miss_least_ns\": %.0f, \"hit_ns\": %.0f, \"loop_miss_ns\": %.0f, \"loop_hit_ns\": %.0f, \"same\": %s, "
            "\"cold_ms\": %.2f, \"changed_ms\": %.2f, \"unchanged_ms\": %.3f, \"bytes\": %zu, \"index_bytes\": %zu}\n",
-           lines.count, kept->compiled, kept->always, kept->quarantined, misses.count, miss, hit, loop_miss, loop_hit,
+           lines.count, kept->compiled, kept->always, kept->quarantined, misses.count, miss, miss_least, hit, loop_miss, loop_hit,
            checks[0] == checks[2] && checks[1] == checks[3] ? "true" : "false", bench_median(cold, ROUNDS),
            bench_median(changed, ROUNDS), bench_median(unchanged, ROUNDS), memory / lines.count,
            ours.rules->index != NULL ? index_size(ours.rules->index) : 0);
