@@ -1,7 +1,8 @@
 # `make demo` and `make test` work on a machine that has nothing but git and make.  `make help` lists the rest.
 #
 # Everything made lies in .venv (Python and its packages), .venvs (the same, for other versions), build (all else) and
-# mitm_forwarder/_core.abi3.so.  Rules for the C tests are in tests/c/rules.mk.
+# mitm_forwarder/_core.abi3.so.  Rules for the C tests are in tests/c/rules.mk, those for fuzzing and for the
+# benchmark of the blacklist in tests/fuzz/rules.mk and bench/rules/rules.mk.
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DELETE_ON_ERROR:
@@ -51,13 +52,15 @@ demo: $(CORE) ## backend, proxy, target and one request of each kind on this mac
 # --- tests --------------------------------------------------------------------------------------------------------
 
 include tests/c/rules.mk
+include tests/fuzz/rules.mk
+include bench/rules/rules.mk
 
 # In this order, so that the quick ones fail first.  Those of many parts keep each part's output together.
-TEST_STEPS := lint ctest pytest asan tsan torture leak compat-smoke
+TEST_STEPS := lint ctest asan tsan leak torture pytest compat-smoke asan-python
 test: $(CORE) $(TEST_PACKAGES) ## everything that CI runs
 	@for step in $(TEST_STEPS); do \
 	    start=$$SECONDS; echo "== make $$step"; \
-	    case $$step in lint | ctest | asan | tsan | chaos) parts="-j$(JOBS) -O" ;; *) parts= ;; esac; \
+	    case $$step in lint | ctest | asan | tsan | torture) parts="-j$(JOBS) -O" ;; *) parts= ;; esac; \
 	    $(MAKE) --no-print-directory $$parts $$step; \
 	    echo "== make $$step: ok, $$((SECONDS - start)) s"; \
 	done
@@ -86,6 +89,9 @@ forwarding-table: $(CORE) $(TEST_PACKAGES) ## the tables of docs/forwarding.md, 
 	FORWARDING_TABLE=$(CURDIR)/$(NOTES) $(PY) -m pytest -q -n 0 tests/e2e/test_matrix.py
 	$(PY) -m tests.support.forwarding_table $(NOTES) docs/forwarding.md
 
+memory: $(CORE) ## 1 GiB up and down, HTTP/1 and HTTP/2: the gateway's memory stays flat
+	FORWARDING_MEMORY_MB=1024 $(PY) -m pytest -q -n 0 tests/e2e/test_memory.py
+
 # In a copy of the tree, as the checkout holds the release build.  An ASan report of any process counts, whatever the
 # tests made of its end; UBSan ends the process.
 ASAN_PYTHON := $(CURDIR)/build/asan-python
@@ -113,6 +119,23 @@ bench: $(CORE) ## CPU per request beside bare mitmdump's; writes docs/performanc
 
 bench-ir: $(CORE) ## instructions per request under callgrind, which repeat to 2 %; fails over the limits of bench/ir.py
 	@$(PY) -m bench.ir --gate $(BENCH_ARGS)
+
+# --- reliability --------------------------------------------------------------------------------------------------
+
+CHAOS_ARGS ?=
+chaos: $(CORE) ## 1,000 kills, faults, full disks, a backlog of 1 GiB; writes docs/reliability.md (half an hour)
+	$(PY) -m tests.chaos.run $(CHAOS_ARGS)
+
+SOAK_ARGS ?= --minutes 10
+soak: $(CORE) ## ten minutes of load: the slopes of memory, descriptors and threads
+	$(PY) -m tests.chaos.soak $(SOAK_ARGS)
+
+SPOOL_BENCH_DIR ?= build/bench-spool-data
+bench-spool: $(TEST_PACKAGES) ## what an activity record costs, on the disk of SPOOL_BENCH_DIR
+	@mkdir -p build $(SPOOL_BENCH_DIR)
+	gcc -std=c11 -D_GNU_SOURCE -DFORWARDER_VERSION='"bench"' -O2 $(C_WARN) -Icsrc -o build/bench_spool \
+	    bench/spool/bench_spool.c $(CORE_C) $(LIB_CFLAGS) $(LIB_LIBS)
+	build/bench_spool $(SPOOL_BENCH_DIR)
 
 # --- other Pythons and mitmproxies --------------------------------------------------------------------------------
 
@@ -144,3 +167,5 @@ clean: ## all that make has made, but for .venv and .venvs
 	rm -rf build dist *.egg-info mitm_forwarder/*.so
 
 .PHONY: help build demo test bench bench-ir lint ruff mypy stubtest pytest forwarding-table asan-python leak compat compat-smoke lock image fresh clean
+
+.PHONY: help build demo test lint ruff mypy stubtest pytest forwarding-table memory asan-python leak chaos soak bench-spool compat compat-smoke lock image fresh clean

@@ -16,14 +16,17 @@
 
 #define BUSY_TIMEOUT_MS 5000
 #define PATH_SIZE_MAX 4096
+#define PAGE_SIZE 4096
 static const char SET_UP[] =
-    "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA journal_size_limit = 8388608";
+    "PRAGMA auto_vacuum = INCREMENTAL; PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL;"
+    "PRAGMA journal_size_limit = 2097152; PRAGMA wal_autocheckpoint = 500";
 
 struct database {
     sqlite3 *handle; /* NULL while it could not be opened again */
     sqlite3_stmt *statements[STATEMENT_COUNT];
     char *path;       /* NULL in memory */
     bool corrupt;     /* to be moved aside before anything else */
+    bool ran_full;
     struct database_stock stock;
     int64_t last_row; /* the highest row number ever used */
     int64_t version;  /* of the file: another one means that somebody else has written */
@@ -47,6 +50,7 @@ static enum err
 failed(struct database *database, const char *what)
 {
     int code = sqlite3_errcode(database->handle) & 0xff;
+    database->ran_full = code == SQLITE_FULL;
     database->corrupt = database->corrupt || code == SQLITE_CORRUPT || code == SQLITE_NOTADB;
     say(database, "cannot %s the activity database: %s", what, sqlite3_errmsg(database->handle));
     return code == SQLITE_NOMEM ? ERR_MEMORY : ERR_LIBRARY;
@@ -187,7 +191,8 @@ take_stock(struct database *database)
             .bytes = sqlite3_column_int64(statement, 2),
             .oldest_at = sqlite3_column_double(statement, 3),
         };
-        int64_t last_row = sqlite3_column_int64(statement, 4);
+        database->stock.unused = sqlite3_column_int64(statement, 4);
+        int64_t last_row = sqlite3_column_int64(statement, 5);
         database->last_row = last_row > database->last_row ? last_row : database->last_row;
     }
     else {
@@ -297,6 +302,7 @@ static enum err
 get_ready(struct database *database)
 {
     database->message[0] = '\0';
+    database->ran_full = false;
     if (database->handle != NULL && !database->corrupt) {
         return ERR_OK;
     }
@@ -543,6 +549,39 @@ database_absorb(struct database *database, struct database *source, size_t max, 
         *more = last != 0 || last_dead != 0;
     }
     return err;
+}
+
+bool
+database_ran_full(const struct database *database)
+{
+    return database->ran_full;
+}
+
+enum err
+database_checkpoint(struct database *database)
+{
+    enum err err = get_ready(database);
+    if (!err && sqlite3_wal_checkpoint_v2(database->handle, NULL, SQLITE_CHECKPOINT_TRUNCATE, NULL,
+                                          NULL) != SQLITE_OK) {
+        err = failed(database, "write back");
+    }
+    return replace_if_corrupt(database, err);
+}
+
+enum err
+database_shrink(struct database *database, int64_t max_bytes)
+{
+    char sql[64];
+    enum err err = get_ready(database);
+    if (err) {
+        return err;
+    }
+    snprintf(sql, sizeof sql, "PRAGMA incremental_vacuum(%lld)",
+             (long long)(max_bytes / PAGE_SIZE));
+    if (!(err = exec(database, sql, "shrink")) && !(err = take_stock(database))) {
+        err = database_checkpoint(database);
+    }
+    return replace_if_corrupt(database, err);
 }
 
 void

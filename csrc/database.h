@@ -58,10 +58,17 @@ struct database_stock {
     int64_t records;  /* that wait */
     int64_t dead;     /* that the backend refused */
     int64_t bytes;    /* in use for everything */
+    int64_t unused;   /* bytes that the file has beside these */
     double oldest_at; /* when the first record that waits was added; 0: none waits */
 };
 /* As of the last transaction of ours, or of the last database_look. */
 struct database_stock database_stock(const struct database *database);
+/* Did the last call that failed find no room on the disk? */
+bool database_ran_full(const struct database *database);
+/* Writes the log back into the file and gives its bytes back to the disk. */
+enum err database_checkpoint(struct database *database) MUST_CHECK;
+/* Gives up to max bytes that are not in use back to the disk. */
+enum err database_shrink(struct database *database, int64_t max_bytes) MUST_CHECK;
 /* Takes stock anew where another process has written (an administrator's command). */
 void database_look(struct database *database);
 const char *database_library_version(void);

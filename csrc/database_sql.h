@@ -80,6 +80,7 @@ static const char *const STATEMENTS[STATEMENT_COUNT] = {
         " (SELECT (page_count - freelist_count) * page_size"
         " FROM pragma_page_count, pragma_freelist_count, pragma_page_size),"
         " ifnull((SELECT added_at FROM records ORDER BY row LIMIT 1), 0),"
+        " (SELECT freelist_count * page_size FROM pragma_freelist_count, pragma_page_size),"
         " ifnull((SELECT seq FROM sqlite_sequence WHERE name = 'records'), 0) FROM counts",
     [STATEMENT_VERSION] = "PRAGMA data_version",
 };

@@ -31,6 +31,8 @@ struct engine_config {
     int64_t refresh_ms;
     int64_t max_stale_ms; /* 0: a rule set never grows too old */
     size_t blacklist_max_bytes;
+    int max_shrink_percent; /* 0: any list is obeyed */
+    const char *state_dir;  /* for the last good rules; NULL: nowhere */
     int timeout_ms;         /* queue, backend, dials and retries together */
     int connect_timeout_ms; /* to the backend */
     int queue_timeout_ms;

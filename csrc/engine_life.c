@@ -52,6 +52,8 @@ create_services(struct engine *engine, const struct engine_config *config,
         .interval_ms = config->refresh_ms,
         .timeout_ms = config->timeout_ms,
         .max_body = config->blacklist_max_bytes,
+        .max_shrink_percent = config->max_shrink_percent,
+        .state_dir = engine->state_dir,
     };
     err = refresh_create(engine->reactor, &engine->outbox, &engine->stats, &refresh,
                          &engine->refresh);
@@ -75,8 +77,10 @@ create_state(struct engine *engine, const struct engine_config *config,
     engine->proxy_url = mem_string(config->proxy_url);
     engine->blacklist_url = mem_string(config->blacklist_url);
     engine->user_id_claim = mem_string(config->user_id_claim);
+    engine->state_dir = config->state_dir != NULL ? mem_string(config->state_dir) : NULL;
     if (engine->proxy_url == NULL || engine->blacklist_url == NULL
-        || engine->user_id_claim == NULL) {
+        || engine->user_id_claim == NULL
+        || (config->state_dir != NULL && engine->state_dir == NULL)) {
         return ERR_MEMORY;
     }
     struct targets_config targets = {
@@ -215,6 +219,7 @@ engine_destroy(struct engine *engine)
     token_fini(&engine->default_token);
     buf_fini_secret(&engine->authorization);
     mailbox_fini(&engine->outbox);
+    mem_free(engine->state_dir);
     mem_free(engine->user_id_claim);
     mem_free(engine->blacklist_url);
     mem_free(engine->proxy_url);

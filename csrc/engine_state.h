@@ -23,7 +23,7 @@ struct engine {
     pid_t owner;           /* a forked child must leave everything alone */
     struct mailbox outbox; /* from all other threads */
     struct stats stats;
-    char *proxy_url, *blacklist_url, *user_id_claim;
+    char *proxy_url, *blacklist_url, *user_id_claim, *state_dir;
     struct token default_token;
     bool require_token, forward_authorization;
     int timeout_ms, queue_timeout_ms;

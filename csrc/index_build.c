@@ -7,8 +7,9 @@
 /* Of the filter, for each window; one in 400 of the windows that nobody asked for gets past it. */
 #define FILTER_BITS 16
 /* How often windows occur in the texts, by hash; a collision makes one look more frequent than it is. */
-#define SKETCH_BITS 20
-#define SKETCH_MAX UINT16_MAX
+#define SKETCH_BITS_MIN 8
+#define SKETCH_BITS_MAX 20
+#define SKETCH_COUNT_MAX UINT16_MAX
 
 struct plan {
     size_t texts_max;   /* for at most so many */
@@ -36,6 +37,7 @@ struct build {
     struct filing *filings;
     size_t count;
     uint16_t *sketch;
+    unsigned sketch_bits;
     uint64_t width_mask[INDEX_LEVELS];
 };
 
@@ -65,14 +67,20 @@ windows_of(const struct build *build, const struct filing *filing)
     return filing->len - build->plan->levels[filing->level].width + 1u;
 }
 
+static uint16_t *
+count_of(const struct build *build, const struct filing *filing, size_t offset)
+{
+    return &build->sketch[window_hash(build, filing, offset) >> (64 - build->sketch_bits)];
+}
+
 static void
 count_windows(struct build *build)
 {
     for (size_t i = 0; i < build->count; i++) {
         const struct filing *filing = &build->filings[i];
         for (unsigned at = 0; at < windows_of(build, filing); at++) {
-            uint16_t *seen = &build->sketch[window_hash(build, filing, at) >> (64 - SKETCH_BITS)];
-            *seen = (uint16_t)(*seen + (*seen < SKETCH_MAX));
+            uint16_t *seen = count_of(build, filing, at);
+            *seen = (uint16_t)(*seen + (*seen < SKETCH_COUNT_MAX));
         }
     }
 }
@@ -92,8 +100,7 @@ window_score(const struct build *build, const struct filing *filing, unsigned at
     for (unsigned i = 1; i < build->plan->levels[filing->level].width; i++) {
         rarity += (int)rarity_of(text[at + i - 1], text[at + i]);
     }
-    unsigned filed = build->sketch[window_hash(build, filing, at) >> (64 - SKETCH_BITS)];
-    return rarity - bits_of(filed) * RARITY_BIT;
+    return rarity - bits_of(*count_of(build, filing, at)) * RARITY_BIT;
 }
 
 /* The first of the `stride` windows in a row that the text is filed under: the worst of them counts. */
@@ -303,7 +310,11 @@ index_build(const struct index_input *inputs, size_t count, struct index **out)
     }
     err = ERR_MEMORY;
     build.filings = mem_calloc(sizes.texts, sizeof *build.filings);
-    build.sketch = mem_calloc((size_t)1 << SKETCH_BITS, sizeof *build.sketch);
+    build.sketch_bits = log2_up(sizes.bytes);
+    build.sketch_bits = build.sketch_bits < SKETCH_BITS_MIN   ? SKETCH_BITS_MIN
+                        : build.sketch_bits > SKETCH_BITS_MAX ? SKETCH_BITS_MAX
+                                                              : build.sketch_bits;
+    build.sketch = mem_calloc((size_t)1 << build.sketch_bits, sizeof *build.sketch);
     if (build.filings == NULL || build.sketch == NULL) {
         goto done;
     }

@@ -159,11 +159,43 @@ io_size(int fd, off_t *size)
 }
 
 enum err
+io_modified(int fd, double *wall_seconds)
+{
+    struct stat info;
+    int rc;
+    REPEAT(rc, fstat(fd, &info));
+    if (rc != 0) {
+        return ERR_IO;
+    }
+    *wall_seconds = (double)info.st_mtim.tv_sec + (double)info.st_mtim.tv_nsec / 1e9;
+    return ERR_OK;
+}
+
+enum err
+io_touch(int fd)
+{
+    int rc;
+    REPEAT(rc, futimens(fd, NULL));
+    return rc == 0 ? ERR_OK : ERR_IO;
+}
+
+enum err
 io_truncate(int fd, off_t size)
 {
     int rc;
     REPEAT(rc, ftruncate(fd, size));
     return rc == 0 ? ERR_OK : ERR_IO;
+}
+
+enum err
+io_allocate(int fd, off_t size)
+{
+    int error;
+    do {
+        error = fault() ? errno : posix_fallocate(fd, 0, size);
+    } while (error == EINTR);
+    errno = error;
+    return error == 0 ? ERR_OK : ERR_IO;
 }
 
 enum err

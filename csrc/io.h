@@ -27,8 +27,17 @@ enum err
 io_pread(int fd, void *data, size_t len, off_t offset, size_t *got) MUST_CHECK;
 enum err
 io_size(int fd, off_t *size) MUST_CHECK;
+/* When the content last changed, or io_touch was called: seconds since 1970. */
+enum err
+io_modified(int fd, double *wall_seconds) MUST_CHECK;
+/* Sets that to now. */
+enum err
+io_touch(int fd) MUST_CHECK;
 enum err
 io_truncate(int fd, off_t size) MUST_CHECK;
+/* Takes this much of the disk for the file, which is as long afterwards. */
+enum err
+io_allocate(int fd, off_t size) MUST_CHECK;
 enum err
 io_sync(int fd) MUST_CHECK;
 enum err

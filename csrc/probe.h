@@ -11,7 +11,7 @@
 
 #define PROBE_LENGTH 2000
 /* A search of one of them that spends it (see budget.h: it may take twice that) makes a rule dangerous. */
-#define PROBE_BUDGET_NS (125 * 1000)
+#define PROBE_BUDGET_NS (100 * 1000)
 
 #define PROBE_UNITS 8
 #define PROBE_UNIT_MAX 48

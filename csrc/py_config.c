@@ -73,6 +73,7 @@ read_strings(struct config_reading *reading, PyObject *object)
         {"fastapi_ca_bundle", &config->tls.ca_bundle},
         {"fastapi_client_cert", &config->tls.client_cert},
         {"fastapi_client_key", &config->tls.client_key},
+        {"state_dir", &config->state_dir},
         {"activity_spool_dir", &config->spool.directory},
     };
     for (size_t i = 0; i < COUNT_OF(strings); i++) {
@@ -87,7 +88,7 @@ static int
 read_numbers(struct engine_config *config, PyObject *object)
 {
     int64_t timeout_ms, connect_ms, queue_ms, concurrent, retries, max_bytes, require, forward;
-    int64_t drops;
+    int64_t drops, shrink;
     int64_t deny_private, deny_literals;
     if (config_milliseconds(object, "blacklist_refresh_seconds", &config->refresh_ms) < 0
         || config_milliseconds(object, "blacklist_max_stale_seconds", &config->max_stale_ms) < 0
@@ -95,6 +96,7 @@ read_numbers(struct engine_config *config, PyObject *object)
         || config_milliseconds(object, "connect_timeout", &connect_ms) < 0
         || config_milliseconds(object, "queue_timeout", &queue_ms) < 0
         || config_integer(object, "blacklist_max_bytes", &max_bytes) < 0
+        || config_integer(object, "blacklist_max_shrink_percent", &shrink) < 0
         || config_integer(object, "activity_spool_max_bytes", &config->spool.max_bytes) < 0
         || config_integer(object, "activity_drops_oldest", &drops) < 0
         || config_integer(object, "max_concurrent_requests", &concurrent) < 0
@@ -109,6 +111,7 @@ read_numbers(struct engine_config *config, PyObject *object)
     config->connect_timeout_ms = (int)connect_ms;
     config->queue_timeout_ms = (int)queue_ms;
     config->blacklist_max_bytes = (size_t)max_bytes;
+    config->max_shrink_percent = (int)shrink;
     config->max_concurrent = (size_t)concurrent;
     config->proxy_retries = (unsigned)retries;
     config->spool.drops_when_full = drops != 0;

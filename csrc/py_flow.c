@@ -182,6 +182,22 @@ read_headers(struct flow_reading *reading)
     return 0;
 }
 
+/* In mode reverse the client's TLS names the gateway, not the target. */
+static int
+names_target(struct module_state *state, PyObject *client)
+{
+    PyObject *mode = py_get(state, client, NAME_proxy_mode);
+    PyObject *type = mode ? py_get(state, mode, NAME_type_name) : NULL;
+    Py_XDECREF(mode);
+    if (type == NULL) {
+        return -1;
+    }
+    const char *text = PyUnicode_AsUTF8AndSize(type, NULL);
+    int rc = text == NULL ? -1 : strcmp(text, "reverse") != 0;
+    Py_DECREF(type);
+    return rc;
+}
+
 static int
 read_client(struct py_engine *engine, PyObject *flow, struct flow_reading *reading)
 {
@@ -191,7 +207,11 @@ read_client(struct py_engine *engine, PyObject *flow, struct flow_reading *readi
     if (client == NULL) {
         return -1;
     }
-    bool tls = input->target.scheme.len == 5;
+    int tls = input->target.scheme.len == 5 ? names_target(state, client) : 0;
+    if (tls < 0) {
+        Py_DECREF(client);
+        return -1;
+    }
     reading->tunnel = PyObject_CallMethod(engine->tunnels, "get", "O", client);
     reading->sni = tls ? py_get(state, client, NAME_sni) : Py_NewRef(Py_None);
     Py_DECREF(client);

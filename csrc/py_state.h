@@ -19,10 +19,12 @@
     X(_forwarder)                                                                                  \
     X(address)                                                                                     \
     X(authority)                                                                                   \
-    X(call_later) X(cancel) X(client_conn) X(comment) X(create_future) X(data) X(done) X(encode)   \
-        X(expire) X(fields) X(get) X(headers) X(host) X(metadata) X(method) X(mitm_forwarder)      \
-            X(path) X(port) X(request) X(response) X(scheme) X(server_conn) X(set_exception)       \
-                X(set_result) X(sni) X(status_code) X(via)
+    X(call_later)                                                                                  \
+    X(cancel)                                                                                      \
+    X(client_conn) X(comment) X(create_future) X(data) X(done) X(encode) X(expire) X(fields)       \
+        X(get) X(headers) X(host) X(metadata) X(method) X(mitm_forwarder) X(path) X(port)          \
+            X(proxy_mode) X(request) X(response) X(scheme) X(server_conn) X(set_exception)         \
+                X(set_result) X(sni) X(status_code) X(type_name) X(via)
 
 enum py_name {
 #define PY_NAME_ENUM(name) NAME_##name,

@@ -6,17 +6,21 @@
 #include <string.h>
 
 #include "clock.h"
+#include "keeper.h"
 #include "mem.h"
+#include "rules_log.h"
 
 #define RETRY_BASE_MS 1000
-#define REJECTS_LOGGED 20
 
 /* One list on its way to a rule set; made by the reactor, filled by the compile thread, taken back
  * by the reactor. */
 struct compile {
     struct reactor_task task;
     struct refresh *refresh;
-    struct buf body;
+    bool from_disk;
+    struct buf body;           /* the backend's; or loaded by the thread */
+    char etag[HTTP_ETAG_SIZE]; /* likewise */
+    int64_t confirmed_ms;      /* when the backend last said that this is its list */
     struct rules *previous; /* borrowed: the refresh keeps its reference meanwhile */
     enum err err;
     char message[WIRE_MESSAGE_SIZE];
@@ -38,6 +42,11 @@ struct refresh {
     pthread_t compiler;
     bool compiler_runs;
     bool again; /* asked for while one was running */
+    bool looked; /* for a list on disk, which comes before the first call */
+    /* The set in `newest` came from disk and the loop has not been given it yet: it gets it when
+     * the backend has confirmed it, or cannot be reached.  NULL otherwise. */
+    struct compile *kept;
+    struct keeper keeper;
     int64_t started_ms;
     unsigned failures;         /* in a row */
     char etag[HTTP_ETAG_SIZE]; /* of the set in place */
@@ -96,6 +105,55 @@ schedule(struct refresh *refresh)
 }
 
 static void
+compile_destroy(struct compile *compile)
+{
+    if (compile != NULL) {
+        buf_fini(&compile->body);
+        rules_report_fini(&compile->report);
+        mem_free(compile);
+    }
+}
+
+/* The set from disk is in force from here on; false when the loop could not be told. */
+static bool
+enforce_kept(struct refresh *refresh, int64_t confirmed_ms)
+{
+    struct compile *kept = refresh->kept;
+    struct rules_event *event = rules_event_create(refresh, true);
+    if (event == NULL) {
+        return false;
+    }
+    event->confirmed_ms = confirmed_ms;
+    event->rules = rules_ref(refresh->newest);
+    rules_log(refresh->outbox, refresh->newest, &kept->report,
+              clock_now_ms() - refresh->started_ms);
+    refresh->kept = NULL;
+    compile_destroy(kept);
+    publish(refresh, event);
+    return true;
+}
+
+/* The backend does not answer, and there is a list of earlier. */
+static void
+fall_back(struct refresh *refresh)
+{
+    int64_t confirmed_ms = refresh->kept->confirmed_ms;
+    if (!enforce_kept(refresh, confirmed_ms)) {
+        publish(refresh, rules_event_create(refresh, false));
+        return;
+    }
+    char age[64] = "at an unknown time";
+    int64_t age_ms = clock_now_ms() - confirmed_ms;
+    if (age_ms < LAST_GOOD_AGE_UNKNOWN) {
+        snprintf(age, sizeof age, "%lld seconds ago", (long long)(age_ms / 1000));
+    }
+    event_notice(refresh->outbox, NOTICE_WARNING,
+                 "The blacklist in force is the last good one, from %s/" LAST_GOOD_FILE
+                 ": %zu rules, confirmed by the backend %s",
+                 refresh->config.state_dir, rules_count(refresh->newest), age);
+}
+
+static void
 failed(struct refresh *refresh, const char *why)
 {
     refresh->failures++;
@@ -103,38 +161,48 @@ failed(struct refresh *refresh, const char *why)
     event_notice(refresh->outbox, NOTICE_WARNING, "Blacklist refresh failed: %s; %s", why,
                  refresh->newest ? "the last good rule set stays in force"
                                  : "no rule set was ever loaded, so every request is answered 503");
-    publish(refresh, rules_event_create(refresh, false));
+    if (refresh->kept != NULL) {
+        fall_back(refresh);
+    }
+    else {
+        publish(refresh, rules_event_create(refresh, false));
+    }
     schedule(refresh);
 }
 
-static void
-log_report(struct refresh *refresh, const struct rules_report *report)
+/* Loudly, whatever comes of it: it may be a slip of the backend's. */
+static bool
+is_shrunk_too_far(const struct refresh *refresh, const struct compile *compile,
+                  char message[WIRE_MESSAGE_SIZE])
 {
-    for (size_t i = 0; i < report->rejects_kept && i < REJECTS_LOGGED; i++) {
-        const struct rules_reject *reject = &report->rejects[i];
-        char id[32] = "?";
-        if (reject->id.kind == WIRE_ID_INTEGER) {
-            snprintf(id, sizeof id, "%lld", (long long)reject->id.integer);
-        }
-        else if (reject->id.kind == WIRE_ID_STRING) {
-            snprintf(id, sizeof id, "%.30s", reject->id.string);
-        }
-        event_notice(refresh->outbox, NOTICE_WARNING,
-                     "Blacklist rule id=%s is not in force: %s (at position %zu)", id,
-                     reject->error.message, reject->error.position);
+    size_t before = refresh->newest != NULL ? rules_count(refresh->newest) : 0;
+    size_t after = rules_count(compile->rules);
+    unsigned max_percent = (unsigned)refresh->config.max_shrink_percent;
+    if (before > after && max_percent > 0 && before - after > before * max_percent / 100) {
+        snprintf(message, WIRE_MESSAGE_SIZE,
+                 "%zu rules are left of %zu, which BLACKLIST_MAX_SHRINK_PERCENT forbids", after,
+                 before);
+        return true;
     }
-    event_notice(refresh->outbox, NOTICE_INFO,
-                 "Refreshed blacklist cache: %zu rules (%zu compiled, %zu rejected) in %lld ms",
-                 report->given, report->compiled, report->rejected,
-                 (long long)(clock_now_ms() - refresh->started_ms));
+    if (after < before / 2 + before % 2) {
+        event_notice(refresh->outbox, NOTICE_WARNING,
+                     "The blacklist has lost more than half of its rules: %zu are left of %zu",
+                     after, before);
+    }
+    return false;
 }
 
 static void
-compile_destroy(struct compile *compile)
+keep(struct refresh *refresh, struct compile *compile, bool same)
 {
-    buf_fini(&compile->body);
-    rules_report_fini(&compile->report);
-    mem_free(compile);
+    bool same_etag = strcmp(refresh->etag, compile->etag) == 0;
+    memcpy(refresh->etag, compile->etag, sizeof refresh->etag);
+    if (same && same_etag && keeper_is_current(&refresh->keeper)) {
+        keeper_confirm(&refresh->keeper);
+    }
+    else {
+        keeper_save(&refresh->keeper, &compile->body, refresh->etag);
+    }
 }
 
 /* The new set is in place as soon as the loop hears of it: so the news comes first, and with it
@@ -148,17 +216,45 @@ take_over(struct refresh *refresh, struct compile *compile)
         failed(refresh, err_text(ERR_MEMORY));
         return;
     }
+    bool same = compile->rules == refresh->newest;
     refresh->failures = 0;
-    memcpy(refresh->etag, refresh->call.etag, sizeof refresh->etag);
     stats_add(refresh->stats, STATS_refreshes, 1);
     stats_add(refresh->stats, STATS_rules_rejected, compile->report.rejected);
     rules_unref(refresh->retired);
     refresh->retired = refresh->newest;
     refresh->newest = compile->rules;
-    log_report(refresh, &compile->report);
+    compile_destroy(refresh->kept);
+    refresh->kept = NULL;
+    rules_log(refresh->outbox, refresh->newest, &compile->report,
+              clock_now_ms() - refresh->started_ms);
     event->rules = rules_ref(refresh->newest);
     publish(refresh, event);
+    keep(refresh, compile, same);
     schedule(refresh);
+}
+
+static void
+fetch(struct refresh *refresh);
+
+/* Whatever became of it, the backend is asked next. */
+static void
+loaded(struct refresh *refresh, struct compile *compile)
+{
+    if (compile->err && compile->err != ERR_MISSING) {
+        event_notice(refresh->outbox, NOTICE_WARNING,
+                     "The blacklist that was kept in %s/" LAST_GOOD_FILE " cannot be used: %s",
+                     refresh->config.state_dir, compile->message);
+    }
+    if (compile->err) {
+        compile_destroy(compile);
+    }
+    else {
+        refresh->newest = compile->rules;
+        refresh->kept = compile;
+        memcpy(refresh->etag, compile->etag, sizeof refresh->etag);
+        keeper_note_loaded(&refresh->keeper);
+    }
+    fetch(refresh);
 }
 
 /* On the reactor: the compile thread is done. */
@@ -170,8 +266,16 @@ compiled(struct reactor_task *task)
     pthread_join(refresh->compiler, NULL);
     refresh->compiler_runs = false;
     refresh->compiling = NULL;
+    if (compile->from_disk) {
+        loaded(refresh, compile);
+        return;
+    }
     if (compile->err) {
-        failed(refresh, compile->err == ERR_INVALID ? compile->message : err_text(compile->err));
+        failed(refresh, compile->message);
+    }
+    else if (is_shrunk_too_far(refresh, compile, compile->message)) {
+        rules_unref(compile->rules);
+        failed(refresh, compile->message);
     }
     else {
         take_over(refresh, compile);
@@ -179,15 +283,49 @@ compiled(struct reactor_task *task)
     compile_destroy(compile);
 }
 
+/* On the compile thread. */
+static enum err
+load(struct compile *compile)
+{
+    const struct refresh_config *config = &compile->refresh->config;
+    struct last_good kept;
+    enum err err =
+        last_good_load(config->state_dir, config->url, config->max_body, &kept, compile->message);
+    if (!err) {
+        compile->body = kept.body;
+        memcpy(compile->etag, kept.etag, sizeof compile->etag);
+        compile->confirmed_ms = clock_now_ms() - kept.age_ms;
+    }
+    return err;
+}
+
+static enum err
+compile_list(struct compile *compile)
+{
+    struct wire_rules list;
+    enum err err = wire_parse_rules(buf_slice(&compile->body), &list, compile->message);
+    if (err) {
+        if (err != ERR_INVALID) {
+            snprintf(compile->message, sizeof compile->message, "%s", err_text(err));
+        }
+        return err;
+    }
+    err = rules_build(&list, compile->previous, &compile->rules, &compile->report);
+    wire_rules_fini(&list);
+    snprintf(compile->message, sizeof compile->message, "%s", err_text(err));
+    return err;
+}
+
 static void *
 compile_main(void *context)
 {
     struct compile *compile = context;
-    struct wire_rules list;
-    compile->err = wire_parse_rules(buf_slice(&compile->body), &list, compile->message);
+    compile->err = compile->from_disk ? load(compile) : ERR_OK;
     if (!compile->err) {
-        compile->err = rules_build(&list, compile->previous, &compile->rules, &compile->report);
-        wire_rules_fini(&list);
+        compile->err = compile_list(compile);
+    }
+    if (compile->from_disk) {
+        buf_fini(&compile->body); /* it is on disk already */
     }
     /* Refused while stopping: refresh_join finds the job in `compiling` then. */
     bool posted = reactor_post(compile->refresh->reactor, &compile->task);
@@ -195,27 +333,48 @@ compile_main(void *context)
     return NULL;
 }
 
-static void
-compile_start(struct refresh *refresh)
+/* NULL when it could be started, else why not. */
+static const char *
+compile_start(struct refresh *refresh, bool from_disk)
 {
     struct compile *compile = mem_zalloc(sizeof *compile);
     if (compile == NULL) {
-        failed(refresh, err_text(ERR_MEMORY));
-        return;
+        return err_text(ERR_MEMORY);
     }
     link_init(&compile->task.mail.link);
     compile->task.run = compiled;
     compile->refresh = refresh;
+    compile->from_disk = from_disk;
     compile->previous = refresh->newest;
-    compile->body = refresh->call.answer;
-    buf_init(&refresh->call.answer, 0);
+    buf_init(&compile->body, 0);
+    if (!from_disk) {
+        compile->body = refresh->call.answer;
+        buf_init(&refresh->call.answer, 0);
+        memcpy(compile->etag, refresh->call.etag, sizeof compile->etag);
+    }
     if (pthread_create(&refresh->compiler, NULL, compile_main, compile) != 0) {
         compile_destroy(compile);
-        failed(refresh, "no thread could be started");
-        return;
+        return "no thread could be started";
     }
     refresh->compiling = compile;
     refresh->compiler_runs = true;
+    return NULL;
+}
+
+/* The list in place is the backend's. */
+static void
+confirmed(struct refresh *refresh)
+{
+    refresh->failures = 0;
+    if (refresh->kept == NULL) {
+        publish(refresh, rules_event_create(refresh, true));
+    }
+    else if (!enforce_kept(refresh, refresh->started_ms)) {
+        failed(refresh, err_text(ERR_MEMORY));
+        return;
+    }
+    keeper_confirm(&refresh->keeper);
+    schedule(refresh);
 }
 
 static void
@@ -231,12 +390,13 @@ answered(struct http_call *call)
         failed(refresh, call->message);
     }
     else if (call->status == 200) {
-        compile_start(refresh);
+        const char *problem = compile_start(refresh, false);
+        if (problem != NULL) {
+            failed(refresh, problem);
+        }
     }
-    else if (call->status == 304 && refresh->etag[0] != '\0') {
-        refresh->failures = 0;
-        publish(refresh, rules_event_create(refresh, true));
-        schedule(refresh);
+    else if (call->status == 304 && call->if_none_match != NULL) {
+        confirmed(refresh);
     }
     else if (call->status == 401 || call->status == 403) {
         snprintf(why, sizeof why, "the backend answered %d, check SYSTEM_TOKEN", call->status);
@@ -258,6 +418,13 @@ fetch(struct refresh *refresh)
         refresh->again = true;
         return;
     }
+    if (!refresh->looked) {
+        refresh->looked = true;
+        if (refresh->config.state_dir != NULL && compile_start(refresh, true) == NULL) {
+            return;
+        }
+    }
+    bool conditional = refresh->etag[0] != '\0' && keeper_is_current(&refresh->keeper);
     reactor_disarm(&refresh->timer);
     refresh->started_ms = clock_now_ms();
     http_call_fini(&refresh->call);
@@ -265,7 +432,7 @@ fetch(struct refresh *refresh)
         .method = HTTP_GET,
         .url = refresh->config.url,
         .authorization = buf_string(refresh->config.authorization),
-        .if_none_match = refresh->etag[0] != '\0' ? refresh->etag : NULL,
+        .if_none_match = conditional ? refresh->etag : NULL,
         .timeout_ms = refresh->config.timeout_ms,
         .max_body = refresh->config.max_body,
         .done = answered,
@@ -307,6 +474,7 @@ refresh_create(struct reactor *reactor, struct mailbox *outbox, struct stats *st
     link_init(&refresh->ask.mail.link);
     refresh->ask.run = fetch_by_task;
     reactor_timer_init(&refresh->timer, fetch_by_timer);
+    keeper_init(&refresh->keeper, config->state_dir, config->url, outbox);
     *out = refresh;
     return ERR_OK;
 }
@@ -336,6 +504,7 @@ refresh_join(struct refresh *refresh)
         compile_destroy(refresh->compiling);
         refresh->compiling = NULL;
     }
+    keeper_join(&refresh->keeper);
 }
 
 void
@@ -346,6 +515,7 @@ refresh_destroy(struct refresh *refresh)
     }
     assert(!refresh->compiler_runs && !refresh->calling);
     http_call_fini(&refresh->call);
+    compile_destroy(refresh->kept);
     rules_unref(refresh->retired);
     rules_unref(refresh->newest);
     mem_free(refresh);

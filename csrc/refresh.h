@@ -1,5 +1,7 @@
 /* The blacklist's refresh: fetches the list, has it compiled on a thread of its own, hands the new
- * set to the loop.
+ * set to the loop, and keeps the list on disk.  The list that an earlier process has kept is
+ * compiled before the first call, and is in force as soon as the backend has confirmed it or has
+ * failed to answer.
  *
  * The refresh owns its call, its timer, the compile thread and one reference to the newest set
  * (what has not changed is taken over from it).  Each EVENT_RULES owns one reference, which the
@@ -23,14 +25,16 @@ struct refresh_config {
     int64_t interval_ms;             /* ± 10 % */
     int timeout_ms;
     size_t max_body;
+    int max_shrink_percent; /* 0: any list is obeyed */
+    const char *state_dir;  /* NULL: no list is kept */
 };
 
 /* News of the rule set. */
 struct rules_event {
     struct event event;
     struct rules *rules;  /* owned; NULL when nothing changed or the attempt failed */
-    bool confirmed;       /* the backend answered: the set in place is its list */
-    int64_t confirmed_ms; /* when it was asked, on clock_now_ms */
+    bool confirmed;       /* something is known of when the set in place was the backend's list: */
+    int64_t confirmed_ms; /* when it was asked, on clock_now_ms; long past when that is unknown */
 };
 
 enum err

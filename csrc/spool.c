@@ -23,6 +23,11 @@
 /* Healthy again only when this much is free, so that one record more does not make it full at once.
  */
 #define ROOM_MIN 4096
+/* A file that is there to be removed: on a full disk the database needs room even to delete, more
+ * than its log may grow to. */
+#define RESERVE_BYTES (4 * 1024 * 1024)
+/* Given back to the disk at a time, where the database does not need it. */
+#define SHRINK_BYTES (2 * 1024 * 1024)
 /* Of the backend's answer to a refused record. */
 #define ANSWER_KEPT 1000
 
@@ -58,6 +63,7 @@ struct spool {
     struct orphan orphan;
     int next_orphan;    /* slots below were looked at in this round */
     bool orphan_failed; /* said so already */
+    bool reserved;      /* the reserve is there, or needed by nobody */
     struct mover_line line;
 };
 
@@ -93,41 +99,75 @@ bytes_used(struct spool *spool)
     return atomic_load(&spool->journal_bytes) + atomic_load(&spool->database_bytes);
 }
 
-/* Does the disk take bytes again?  A file can often be made where nothing can be written. */
+/* Has a file of this size taken from the disk and, unless it is to stay, given back. */
 static bool
-disk_works(struct spool *spool)
+take_file(struct spool *spool, const char *name, off_t size, bool stays)
 {
-    static const char bytes[ROOM_MIN];
     char *path;
     int fd;
-    if (spool->slot.path == NULL) {
-        return true;
-    }
-    if (slot_join_path(spool->slot.path, "probe", &path)) {
+    if (slot_join_path(spool->slot.path, name, &path)) {
         return false;
     }
     enum err err = io_open(path, O_WRONLY | O_CREAT | O_TRUNC, &fd);
     if (!err) {
-        err = io_write(fd, bytes, sizeof bytes);
+        err = io_allocate(fd, size);
         io_close(fd);
-        enum err unlinked = io_unlink(path);
-        err = err ? err : unlinked;
+        if ((err || !stays) && io_unlink(path)) {
+            err = ERR_IO;
+        }
     }
     mem_free(path);
     return !err;
+}
+
+/* Does the disk take bytes again?  A file can often be made where nothing can be written. */
+static bool
+disk_works(struct spool *spool)
+{
+    return spool->slot.path == NULL || take_file(spool, "probe", ROOM_MIN, false);
+}
+
+static void
+make_reserve(struct spool *spool)
+{
+    spool->reserved = spool->slot.path == NULL || spool->reserved
+                      || take_file(spool, "reserve", RESERVE_BYTES, true);
+}
+
+/* So that what the backend has accepted can be deleted. */
+static void
+use_reserve(struct spool *spool)
+{
+    char *path;
+    if (spool->slot.path == NULL || slot_join_path(spool->slot.path, "reserve", &path)) {
+        return;
+    }
+    enum err err = io_unlink(path);
+    mem_free(path);
+    spool->reserved = false;
+    atomic_store(&spool->refused, true);
+    if (!err) {
+        err = database_checkpoint(spool->database);
+    }
+    if (err) {
+        mover_say(&spool->line, "the disk is full, and the reserve did not help");
+    }
 }
 
 /* After every change of the database. */
 static void
 take_stock(struct spool *spool)
 {
+    if (spool->reserved && database_ran_full(spool->database)) {
+        use_reserve(spool);
+    }
     struct database_stock stock = database_stock(spool->database);
     atomic_store(&spool->database_bytes, stock.bytes);
     atomic_store(&spool->database_records, stock.records);
     atomic_store(&spool->dead_records, stock.dead);
     atomic_store(&spool->oldest_at_ms, (int64_t)(stock.oldest_at * 1000.0));
     if (!atomic_load(&spool->refused) || bytes_used(spool) + ROOM_MIN > spool->max_bytes
-        || journal_is_sealed(&spool->journal)
+        || journal_is_sealed(&spool->journal) || !spool->reserved
         || (atomic_load(&spool->disk_failed) && !disk_works(spool))) {
         return;
     }
@@ -223,6 +263,12 @@ spool_move(struct spool *spool, size_t *moved)
     size_t count = 0, batches = MOVE_BATCHES_MAX;
     int64_t bytes = spool->leftovers.bytes;
     spool->line.text[0] = '\0';
+    make_reserve(spool);
+    if (!spool->reserved && database_stock(spool->database).records > 0) {
+        /* What little room there is belongs to the deletions. */
+        *moved = 0;
+        return ERR_OK;
+    }
     enum err err =
         leftovers_move(&spool->leftovers, spool->database, &batches, &count, &spool->line);
     atomic_fetch_sub(&spool->journal_bytes, bytes - spool->leftovers.bytes);
@@ -268,6 +314,10 @@ void
 spool_look(struct spool *spool)
 {
     database_look(spool->database);
+    struct database_stock stock = database_stock(spool->database);
+    if (stock.unused >= SHRINK_BYTES && (stock.records == 0 || !spool->reserved)) {
+        heard(spool, database_shrink(spool->database, SHRINK_BYTES));
+    }
     take_stock(spool);
 }
 
@@ -282,11 +332,11 @@ orphan_let_go(struct orphan *orphan)
     slot_release(&orphan->slot);
 }
 
-/* The files of a database that is empty by now. */
+/* All but the lock, when nothing is in them any more. */
 static enum err
-remove_database(const char *slot)
+empty_slot(const char *slot)
 {
-    static const char *const names[] = {"spool.db-wal", "spool.db-shm", "spool.db"};
+    static const char *const names[] = {"spool.db-wal", "spool.db-shm", "spool.db", "reserve"};
     enum err err = ERR_OK;
     for (size_t i = 0; i < COUNT_OF(names) && !err; i++) {
         char *path;
@@ -351,7 +401,7 @@ adopt_step(struct spool *spool, bool *done)
     }
     if (orphan->database == NULL && (err = open_orphan_database(spool))) {
         *done = err == ERR_MISSING;
-        return *done ? ERR_OK : err;
+        return *done ? empty_slot(orphan->slot.path) : err;
     }
     if ((err = database_absorb(spool->database, orphan->database, MOVER_BATCH, &more))) {
         const char *message = database_message(orphan->database);
@@ -363,7 +413,7 @@ adopt_step(struct spool *spool, bool *done)
         *done = true;
         database_destroy(orphan->database);
         orphan->database = NULL;
-        err = remove_database(orphan->slot.path);
+        err = empty_slot(orphan->slot.path);
     }
     return err;
 }
@@ -449,6 +499,8 @@ open_all(struct spool *spool, const char *directory)
     if ((err = journal_init(&spool->journal, spool->slot.path, next))) {
         return failed(spool, err, "begin a journal in", spool_place(spool));
     }
+    make_reserve(spool);
+    atomic_store(&spool->refused, !spool->reserved);
     atomic_store(&spool->journal_bytes, spool->leftovers.bytes);
     atomic_store(&spool->behind, spool->leftovers.bytes > 0);
     take_stock(spool);

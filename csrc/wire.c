@@ -3,6 +3,7 @@
 #include <jansson.h>
 #include <math.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "mem.h"
@@ -16,6 +17,8 @@
 /* Method, two URLs and two identifiers, escaped; what does not fit is refused, not cut. */
 #define ACTIVITY_MAX (1024 * 1024)
 #define TTL_MAX_S 86400
+/* What always fits into 64 bits. */
+#define INTEGER_DIGITS 18
 
 void
 wire_init(void)
@@ -403,6 +406,20 @@ wire_rules_fini(struct wire_rules *rules)
     *rules = (struct wire_rules){NULL, 0};
 }
 
+/* A JWT's "sub" is a string by its specification, and "7" there is the backend's 7. */
+static void
+make_integer(struct wire_id *id)
+{
+    size_t len = id->kind == WIRE_ID_STRING ? strlen(id->string) : 0;
+    if (len == 0 || len > INTEGER_DIGITS || strspn(id->string, "0123456789") != len
+        || (id->string[0] == '0' && len > 1)) {
+        return;
+    }
+    int64_t integer = strtoll(id->string, NULL, 10);
+    wire_id_fini(id);
+    *id = (struct wire_id){.kind = WIRE_ID_INTEGER, .integer = integer};
+}
+
 /* ERR_MISSING also when the claim is there but is no identifier. */
 static enum err
 read_claim(const json_t *root, struct slice name, struct wire_id *out)
@@ -414,6 +431,9 @@ read_claim(const json_t *root, struct slice name, struct wire_id *out)
     const json_t *value = json_object_get(root, key);
     mem_free(key);
     enum err err = value != NULL ? read_id(value, out) : ERR_INVALID;
+    if (!err) {
+        make_integer(out);
+    }
     return err == ERR_INVALID ? ERR_MISSING : err;
 }
 

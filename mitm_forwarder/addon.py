@@ -18,6 +18,7 @@ from mitmproxy.proxy import layer
 from . import compat
 from . import errors
 from . import layers
+from . import modes
 from . import options
 from . import routes
 from . import socks
@@ -137,6 +138,7 @@ class Forwarder:
         if self.bridge is None or not flow.live or flow.response or _is_onboarding(flow):
             return
         try:
+            modes.name_target(flow)
             pending = self.bridge.engine.begin(flow)
             if pending is not None:
                 await pending

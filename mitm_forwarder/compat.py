@@ -318,6 +318,11 @@ CONTRACT: tuple[Reliance, ...] = (
     Reliance(f"{HTTP}._http1:Http1Connection.read_body", source="except h11.ProtocolError"),
     Reliance("h11._readers:ChunkedReader.__call__", "(self, buf)"),
     Reliance("h11._receivebuffer:ReceiveBuffer.__len__", "(self)"),
+    Reliance(f"{HTTP}._events:ResponseTrailers.__init__", "(self, stream_id, trailers)"),
+    Reliance(f"{HTTP}._events:RequestTrailers.__init__", "(self, stream_id, trailers)"),
+    Reliance("mitmproxy.proxy.server:ConnectionHandler.server_event", "(self, event)"),
+    # modes.py
+    Reliance("mitmproxy.proxy.mode_specs:ProxyMode.__init_subclass__", source="cls.type_name ="),
     # socks.py
     Reliance("mitmproxy.proxy.tunnel:TunnelLayer.start_handshake", "(self)"),
     Reliance("mitmproxy.proxy.tunnel:TunnelLayer.receive_handshake_data", "(self, data)"),

@@ -21,6 +21,7 @@ from mitmproxy.proxy import events
 from mitmproxy.proxy import layer
 from mitmproxy.proxy.layers.http._base import HttpEvent
 from mitmproxy.proxy.layers.http._events import ResponseProtocolError
+from mitmproxy.proxy.layers.http._events import ResponseTrailers
 from mitmproxy.proxy.layers.http._http1 import Http1Connection
 from mitmproxy.proxy.layers.http._http1 import Http1Server
 
@@ -125,6 +126,8 @@ class ForwarderHttp1Server(PatientBodies, Http1Server):
     def send(self, event: HttpEvent) -> layer.CommandGenerator[None]:
         if isinstance(event, ResponseProtocolError):
             return self._send_error(event)
+        if isinstance(event, ResponseTrailers):
+            return iter(())  # type: ignore[return-value]
         stock: layer.CommandGenerator[None] = super().send(event)
         return stock
 

@@ -128,6 +128,11 @@ class Config:
     blacklist_max_bytes: int = _variable(
         size(2, 4 << 30), "64MiB", "largest answer to /blacklist that is taken"
     )
+    blacklist_max_shrink_percent: int = _variable(
+        count(0, 99),
+        "0",
+        "refuse a blacklist that has lost more of its rules than this at once; 0 obeys any list",
+    )
     httpx_timeout: float = _variable(
         SECONDS,
         "30.0",

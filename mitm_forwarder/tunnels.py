@@ -16,6 +16,7 @@ from mitmproxy.proxy import layer
 from mitmproxy.proxy.layers.http._base import HttpEvent
 from mitmproxy.proxy.layers.http._base import ReceiveHttp
 from mitmproxy.proxy.layers.http._events import RequestHeaders
+from mitmproxy.proxy.layers.http._events import RequestTrailers
 from mitmproxy.proxy.layers.http._events import ResponseProtocolError
 from mitmproxy.proxy.layers.http._http1 import Http1Client
 from mitmproxy.proxy.layers.http._upstream_proxy import HttpUpstreamProxy
@@ -78,7 +79,10 @@ class RoutedHttp1Client(PatientBodies, Http1Client):
     """
 
     def send(self, event: HttpEvent) -> layer.CommandGenerator[None]:
+        if isinstance(event, RequestTrailers):
+            return iter(())  # type: ignore[return-value]
         if isinstance(event, RequestHeaders):
+            event = framed(event)
             return self._send_head(event.request, super().send(event))
         return super().send(event)
 
@@ -102,6 +106,18 @@ class RoutedHttp1Client(PatientBodies, Http1Client):
             if isinstance(command, commands.SendData):
                 command.data = rewrite_head(command.data, request, self.conn.via)
             yield command
+
+
+def framed(event: RequestHeaders) -> RequestHeaders:
+    """HTTP/2 frames a body of unknown length, HTTP/1 needs a header for it. mitmproxy adds none,
+    and the target would take the body for requests.
+    """
+    headers = event.request.headers
+    if event.end_stream or "content-length" in headers or "transfer-encoding" in headers:
+        return event
+    request = event.request.copy()
+    request.headers["Transfer-Encoding"] = "chunked"
+    return RequestHeaders(event.stream_id, request, event.end_stream)
 
 
 def rewrite_head(head: bytes, request: http.Request, route: Route) -> bytes:

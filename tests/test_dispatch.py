@@ -241,7 +241,7 @@ def test_own_addons_are_asked_once() -> None:
 
 
 def test_chain_changed_by_hand() -> None:
-    """Who changes the list itself, as some addons do to be the first, is seen from the next hook."""
+    """Who changes the list itself, as some addons do, is seen from the next hook."""
 
     async def main(cls: type[addonmanager.AddonManager]) -> list[str]:
         world = World(cls, [("own", {"response": "note"}, None)] * 2)

@@ -2,6 +2,7 @@
 #ifndef BENCH_H
 #define BENCH_H
 
+#include <stdbool.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -83,6 +84,19 @@ bench_median(double *values, size_t count)
 
 /* The number of the first rule that matches, or -1. */
 typedef long (*bench_match)(void *context, const char *url, size_t len);
+
+static inline void
+bench_drop_hits(struct lines *urls, bench_match match, void *context)
+{
+    size_t kept = 0;
+    for (size_t i = 0; i < urls->count; i++) {
+        if (match(context, urls->text[i], urls->len[i]) == -1) {
+            urls->text[kept] = urls->text[i];
+            urls->len[kept++] = urls->len[i];
+        }
+    }
+    urls->count = kept;
+}
 
 /* Nanoseconds for each URL: the median of the passes that `seconds` allow, at least three; the first is not counted, so
  * that what is compiled lazily is compiled. */

@@ -165,6 +165,14 @@ def rule_set(kind: str, size: int) -> RuleSet:
     return RuleSet(patterns, blocked)
 
 
+def weak_rules(count: int) -> list[str]:
+    """Rules without a text to look them up by, all different; none matches the URLs made here."""
+    forms = [
+        "/[a-f0-9]{{{}}}\\.[a-z]{{9}}$", "[?&][a-z]=[0-9]{{{}}}$", "/[A-Z]{{9}}[0-9]{{{}}}/", "^https?://[^/]{{{}}}/",
+    ]  # fmt: skip
+    return [forms[i % len(forms)].format(120 + i) for i in range(count)]
+
+
 def path(rng: random.Random) -> str:
     """From nothing at all to what trackers make; the median URL has some 85 bytes."""
     text = "/" + "/".join(rng.choices(PATH_WORDS, k=rng.choice([0, 1, 1, 2, 3, 4])))

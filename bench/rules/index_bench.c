@@ -94,19 +94,6 @@ change_one_percent(struct wire_rules *list, int round)
     }
 }
 
-static void
-drop_hits(struct lines *urls, struct ours *ours)
-{
-    size_t kept = 0;
-    for (size_t i = 0; i < urls->count; i++) {
-        if (match_ours(ours, urls->text[i], urls->len[i]) == -1) {
-            urls->text[kept] = urls->text[i];
-            urls->len[kept++] = urls->len[i];
-        }
-    }
-    urls->count = kept;
-}
-
 /* So many that PCRE2, rule by rule, takes a while but not a holiday. */
 static size_t
 sample_size(size_t rules)
@@ -153,7 +140,7 @@ main(int argc, char **argv)
         ours.rules = first;
     }
     const struct rules_report *kept = &ours.rules->report;
-    drop_hits(&misses, &ours);
+    bench_drop_hits(&misses, match_ours, &ours);
     long checks[4], sink;
     size_t sample = sample_size(lines.count);
     double miss = bench_time(match_ours, &ours, &misses, SIZE_MAX, 0.5, &sink);

@@ -16,8 +16,6 @@ CC_asan := clang
 FLAGS_asan := -O1 -fsanitize=address,undefined -fno-sanitize-recover=undefined
 CC_tsan := clang
 FLAGS_tsan := -O1 -fsanitize=thread
-CC_fuzz := clang
-FLAGS_fuzz := -O1 -fsanitize=fuzzer-no-link,address,undefined -fno-sanitize-recover=undefined
 
 CORE_C := $(filter-out csrc/py_%.c,$(wildcard csrc/*.c))
 BINDING_C := $(wildcard csrc/py_*.c)
@@ -29,9 +27,6 @@ SUPPORT_C := $(filter-out $(TEST_C) $(TOOL_C),$(wildcard tests/c/*.c))
 TEST_NAMES := $(TEST_C:tests/c/%.c=%)
 # What threads share; the rest is one thread's and would only cost time.
 TSAN_NAMES := $(filter test_mailbox test_reactor test_rules test_spool test_stats test_engine,$(TEST_NAMES))
-
-# tests/fuzz/fuzz_NAME.c and the inputs in tests/fuzz/corpus/NAME.
-FUZZ_NAMES := $(patsubst tests/fuzz/fuzz_%.c,%,$(wildcard tests/fuzz/fuzz_*.c))
 
 # Asked once, and only when something is compiled: the packages may just have been installed.
 LIB_CFLAGS = $(eval LIB_CFLAGS := $$(shell pkg-config --cflags $(C_LIBRARIES)))$(LIB_CFLAGS)
@@ -48,17 +43,14 @@ build/$(1)/csrc/%.o: csrc/%.c tests/c/rules.mk | $(TEST_PACKAGES)
 build/$(1)/tests/%.o: tests/c/%.c tests/c/rules.mk | $(TEST_PACKAGES)
 	@mkdir -p $$(@D)
 	$$(SAY)$$(CC_$(1)) $$(C_BASE) $$(FLAGS_$(1)) -Icsrc -Itests/c -MMD -MP -c -o $$@ $$<
-build/$(1)/fuzz/%.o: tests/fuzz/%.c tests/c/rules.mk | $(TEST_PACKAGES)
-	@mkdir -p $$(@D)
-	$$(SAY)$$(CC_$(1)) $$(C_BASE) $$(FLAGS_$(1)) $$(LIB_CFLAGS) -Icsrc -MMD -MP -c -o $$@ $$<
 build/$(1)/libcore.a: $(CORE_C:%.c=build/$(1)/%.o) $(SUPPORT_C:tests/c/%.c=build/$(1)/tests/%.o)
 	@rm -f $$@
 	$$(SAY)$$(AR) rcs $$@ $$^
 build/$(1)/%: build/$(1)/tests/%.o build/$(1)/libcore.a
 	$$(SAY)$$(CC_$(1)) $$(FLAGS_$(1)) -o $$@ $$^ $$(LIB_LIBS)
--include $(wildcard build/$(1)/csrc/*.d build/$(1)/tests/*.d build/$(1)/fuzz/*.d)
+-include $(wildcard build/$(1)/csrc/*.d build/$(1)/tests/*.d)
 endef
-$(foreach mode,gcc clang asan tsan fuzz,$(eval $(call C_MODE,$(mode))))
+$(foreach mode,gcc clang asan tsan,$(eval $(call C_MODE,$(mode))))
 
 # The binding has no C test; it has to compile without a warning, with both compilers, against the limited API.
 define BINDING_CHECK
@@ -80,30 +72,13 @@ endef
 	$(call RUN,$<)
 %.torture: % FORCE
 	$(call RUN,$< --torture)
-
-# `make asan` replays the inputs in the tree; `make fuzz` looks for more, and keeps in build/fuzz what it found.
-build/asan/replay_%: build/asan/fuzz/fuzz_%.o build/asan/fuzz/replay.o build/asan/libcore.a
-	$(SAY)$(CC_asan) $(FLAGS_asan) -o $@ $^ $(LIB_LIBS)
-build/asan/replay_%.run: build/asan/replay_% FORCE
-	$(call RUN,$< tests/fuzz/corpus/$*)
-build/fuzz/fuzz_%: build/fuzz/fuzz/fuzz_%.o build/fuzz/libcore.a
-	$(SAY)$(CC_fuzz) $(FLAGS_fuzz) -fsanitize=fuzzer -o $@ $^ $(LIB_LIBS)
-build/fuzz/fuzz_%.search: build/fuzz/fuzz_% FORCE
-	@mkdir -p build/fuzz/found/$*
-	@echo "$(@:build/%=%)"; $< -max_total_time=$(FUZZ_SECONDS) -timeout=10 -artifact_prefix=build/fuzz/$*- \
-	    build/fuzz/found/$* tests/fuzz/corpus/$* >$@.log 2>&1 || { tail -n 60 $@.log; exit 1; }; tail -n 1 $@.log
 FORCE:
 # Objects and programs are kept between runs.
 .SECONDARY:
 
 BINDING_OBJECTS = $(foreach mode,gcc clang,$(BINDING_C:csrc/%.c=build/$(mode)/binding/%.o))
 ctest: $(foreach mode,gcc clang,$(TEST_NAMES:%=build/$(mode)/%.run)) $(BINDING_OBJECTS) ## C unit tests with gcc and with clang, -Werror
-asan: $(TEST_NAMES:%=build/asan/%.run) $(FUZZ_NAMES:%=build/asan/replay_%.run) ## C unit tests and fuzz corpora under AddressSanitizer with leak check and UBSan
+asan: $(TEST_NAMES:%=build/asan/%.run) ## C unit tests and the fuzz corpora under AddressSanitizer with leak check and UBSan
 tsan: $(TSAN_NAMES:%=build/tsan/%.run) ## C unit tests of what threads share, under ThreadSanitizer
 torture: $(TEST_NAMES:%=build/asan/%.torture) ## every C unit test with every allocation failing once
-
-FUZZ_SECONDS ?= 10
-fuzz: $(FUZZ_NAMES:%=build/fuzz/fuzz_%.search) ## libFuzzer on what reads the clients' and the backend's bytes; FUZZ_SECONDS=3600 each
-fuzz-dialect: build/asan/dialect_tool $(DEPS) ## random patterns in the core and in Python's re; FUZZ_SECONDS=3600
-	$(PY) -m tests.rules.fuzz --seconds $(FUZZ_SECONDS) --tool $<
-.PHONY: ctest asan tsan torture fuzz fuzz-dialect FORCE
+.PHONY: ctest asan tsan torture FORCE

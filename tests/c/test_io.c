@@ -307,7 +307,22 @@ test_close_keeps_errno(void)
     CHECK_INT(errno, EDQUOT);
 }
 
-TESTS(TEST(files_are_private_and_close_on_exec), TEST(failed_open_leaves_the_descriptor),
+static void
+test_allocate(void)
+{
+    TEMP_DIR(dir);
+    char path[128];
+    struct stat info;
+    int fd;
+    snprintf(path, sizeof path, "%s/reserve", dir.path);
+    TRY(io_open(path, O_WRONLY | O_CREAT, &fd));
+    enum err err = io_allocate(fd, 1 << 20);
+    io_close(fd);
+    TRY(err);
+    CHECK(stat(path, &info) == 0 && info.st_size == 1 << 20 && info.st_blocks >= 2048);
+}
+
+TESTS(TEST(allocate), TEST(files_are_private_and_close_on_exec), TEST(failed_open_leaves_the_descriptor),
       TEST(write_then_read), TEST(anonymous_file), TEST(bad_descriptor),
       TEST(short_write_leaves_what_did_fit),
       TEST_WITHOUT_CHAOS(injected_full_disk_leaves_half),

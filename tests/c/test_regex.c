@@ -67,6 +67,31 @@ test_search(void)
 }
 
 static void
+test_search_range(void)
+{
+    static const struct {
+        const char *pattern;
+        size_t first, count;
+        bool matches;
+    } cases[] = {
+        {"b", 0, 2, false}, {"b", 0, 3, true}, {"b", 2, 1, true}, {"b", 3, 1, false}, {"b", 3, 2, false},
+        {"b", 3, 3, true},  {"b", 6, 9, false}, {"aab", 0, 1, true}, {"aab", 1, 2, false}, {"(?<=a)b", 2, 1, true},
+        {"^", 0, 1, true},  {"^", 1, 6, false}, {"$", 6, 1, true}, {"$", 5, 1, false}, {"$", 5, 2, true},
+    };
+    static const struct regex_options by_range = {.by_range = true};
+    SCRATCH(scratch);
+    for (size_t i = 0; i < COUNT_OF(cases); i++) {
+        REGEX(regex);
+        struct regex_error error;
+        TRY(regex_compile(text(cases[i].pattern), &by_range, &regex, &error));
+        CHECK_INT(regex_search_range(regex, text("aabaab"), cases[i].first, cases[i].count, REGEX_FULL, scratch),
+                  cases[i].matches ? REGEX_MATCH : REGEX_NO_MATCH);
+        /* And nothing of it stays in the scratch. */
+        CHECK_INT(regex_search(regex, text("aabaab"), scratch), REGEX_MATCH);
+    }
+}
+
+static void
 test_bytes(void)
 {
     REGEX(any);
@@ -208,6 +233,6 @@ test_library_version(void)
     CHECK(strncmp(regex_library_version(), "10.", 3) == 0);
 }
 
-TESTS(TEST(search), TEST(bytes), TEST(refused), TEST(refuses_utf), TEST(too_large), TEST(limit),
+TESTS(TEST(search), TEST(search_range), TEST(bytes), TEST(refused), TEST(refuses_utf), TEST(too_large), TEST(limit),
       TEST(deep_but_harmless), TEST(scratch_after_a_limit), TEST(destroy_nothing),
       TEST(library_version))

@@ -345,11 +345,33 @@ test_quarantine(void)
     CHECK_INT(blocker(rules, "https://evil#", scratch), 2); /* though 1 comes first */
     CHECK_INT(blocker(rules, "https://x.test/aaa!", scratch), 3);
     CHECK_INT(blocker(rules, "https://x.test/aaa", scratch), NOBODY);
+    /* Some 2,000 ways to read it: nothing for another rule, too many for this one. */
+    CHECK_INT(blocker(rules, "https://x.test/aaaaaaaaaaaaaaaa~!", scratch), LIMIT);
     memset(subject + strlen(subject), 'a', sizeof subject - strlen(subject) - 1);
     memcpy(subject + sizeof subject - 3, "~!", 3);
     CHECK_INT(blocker(rules, subject, scratch), LIMIT);
     memcpy(subject + 1000, "evil", 4);
     CHECK_INT(blocker(rules, subject, scratch), 2);
+}
+
+/* A rule that may backtrack is searched for piece by piece: no place is left out. */
+static void
+test_every_place_of_a_suspect(void)
+{
+    enum { LEN = 300 };
+    RULES(rules);
+    REPORT(report);
+    SCRATCH(scratch);
+    char subject[LEN + 1];
+    TRY(build("[{\"id\": 1, \"pattern\": \"q[a-c]*[b-d]*zz\"}]", NULL, &rules, &report));
+    memset(subject, '-', LEN);
+    subject[LEN] = '\0';
+    CHECK_INT(blocker(rules, subject, scratch), NOBODY);
+    for (size_t at = 0; at + 4 <= LEN; at++) {
+        memcpy(subject + at, "qazz", 4);
+        CHECK_INT(blocker(rules, subject, scratch), 1);
+        memcpy(subject + at, "----", 4);
+    }
 }
 
 /* Patterns from the literature, each of which makes some subject expensive, and what a subject is made of. */
@@ -536,5 +558,5 @@ test_swapped_while_others_match(void)
 TESTS(TEST(first_match_in_list_order), TEST(empty_list), TEST(broken_rules_are_reported_and_skipped),
       TEST(keeps_the_first_rejects), TEST(a_limit_denies_under_its_rule), TEST(same_pattern_twice),
       TEST(takes_over_what_was_compiled), TEST(report_of_an_unchanged_list), TEST(report_of_what_costs),
-      TEST(order_of_both_kinds), TEST(counters), TEST(quarantine), TEST_WITHOUT_CHAOS(expensive_patterns), TEST(refs),
+      TEST(order_of_both_kinds), TEST(counters), TEST(quarantine), TEST_WITHOUT_CHAOS(every_place_of_a_suspect), TEST_WITHOUT_CHAOS(expensive_patterns), TEST(refs),
       TEST_WITHOUT_CHAOS(first_search_in_all_threads_at_once), TEST_WITHOUT_CHAOS(swapped_while_others_match))

@@ -270,7 +270,8 @@ test_restart(void)
 static void
 test_files_are_private(void)
 {
-    static const char *const names[] = {"lock", "journal-00000000", "spool.db", "spool.db-wal"};
+    static const char *const names[] = {"lock", "journal-00000000", "spool.db", "spool.db-wal",
+                                        "reserve"};
     TEMP_DIR(dir);
     char base[128];
     snprintf(base, sizeof base, "%s/a/b", dir.path);
@@ -571,6 +572,7 @@ test_orphan_is_adopted(void)
     /* Nothing is left but the lock, and the slot is free for the next process. */
     CHECK_INT(count_files(slot, "journal-"), 0);
     CHECK_INT(count_files(slot, "spool.db"), 0);
+    CHECK_INT(count_files(slot, "reserve"), 0);
     SPOOL(next, dir.path, PLENTY);
     CHECK_STRING(spool_place(next), slot);
     /* A living one's is left alone. */

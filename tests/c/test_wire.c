@@ -104,6 +104,9 @@ test_proxy_refused(void)
         {"{\"is_working\": 1}", "is_working must be true or false"},
         {"{\"is_working\": \"true\"}", "is_working must be true or false"},
         {"{\"is_working\": null}", "is_working must be true or false"},
+        {"{\"ttl\": \"5\"}", "ttl must be a number of seconds"},
+        {"{\"ttl\": -1}", "ttl must be a number of seconds"},
+        {"{\"ttl\": true}", "ttl must be a number of seconds"},
     };
     for (size_t i = 0; i < COUNT_OF(cases); i++) {
         char message[WIRE_MESSAGE_SIZE] = "";
@@ -353,9 +356,31 @@ test_activity_refused(void)
 }
 
 static void
+test_ttl(void)
+{
+    static const struct {
+        const char *body;
+        int64_t ms;
+    } cases[] = {{"{}", -1},
+                 {"{\"ttl\": null}", -1},
+                 {"{\"ttl\": 0}", 0},
+                 {"{\"ttl\": 1.5}", 1500},
+                 {"{\"ttl\": 30}", 30000},
+                 {"{\"ttl\": 1e300}", 86400000}};
+    for (size_t i = 0; i < COUNT_OF(cases); i++) {
+        char message[WIRE_MESSAGE_SIZE] = "";
+        CLEANUP(wire_proxy_fini) struct wire_proxy proxy = {.port = 7};
+        TRY(wire_parse_proxy(text(cases[i].body), &proxy, message));
+        CHECK_INT(proxy.ttl_ms, cases[i].ms);
+    }
+}
+
+static void
 test_claims(void)
 {
-    static const char object[] = "{\"user_id\": true, \"sub\": \"12\", \"id\": 7, \"n\": -1,"
+    static const char object[] = "{\"user_id\": true, \"sub\": \"x12\", \"id\": 7, \"n\": -1,"
+                                 " \"digits\": \"12\", \"zero\": \"0\", \"agent\": \"007\","
+                                 " \"long\": \"1234567890123456789\","
                                  " \"empty\": \"\", \"exp\": 1.5}";
     static const struct {
         const char *names;
@@ -363,11 +388,13 @@ test_claims(void)
         int64_t integer;
         enum err err;
     } cases[] = {
-        {"user_id,sub,id", "12", 0, ERR_OK}, {"id,sub", NULL, 7, ERR_OK},
+        {"user_id,sub,id", "x12", 0, ERR_OK}, {"id,sub", NULL, 7, ERR_OK},
         {" id , sub ", NULL, 7, ERR_OK},     {"empty,,n", NULL, -1, ERR_OK},
         {"user_id", NULL, 0, ERR_MISSING},   {"su", NULL, 0, ERR_MISSING},
         {"exp", NULL, 0, ERR_MISSING},       {"", NULL, 0, ERR_MISSING},
-        {" ,", NULL, 0, ERR_MISSING},
+        {" ,", NULL, 0, ERR_MISSING},        {"digits", NULL, 12, ERR_OK},
+        {"zero", NULL, 0, ERR_OK},           {"agent", "007", 0, ERR_OK},
+        {"long", "1234567890123456789", 0, ERR_OK},
     };
     for (size_t i = 0; i < COUNT_OF(cases); i++) {
         CLEANUP(wire_id_fini) struct wire_id id = {.kind = WIRE_ID_NONE};
@@ -411,4 +438,4 @@ TESTS(TEST(proxy_of_the_contract), TEST(proxy_with_everything), TEST(proxy_absen
       TEST(depth), TEST(brackets_in_strings_are_no_depth), TEST(rules_of_the_contract),
       TEST(no_rules), TEST(rules_refused), TEST(id_copy_and_equal), TEST(activity_of_the_contract),
       TEST(activity_with_unknowns_and_strange_text), TEST(activity_repairs_utf8),
-      TEST(activity_refused), TEST(claims), TEST(claims_of_no_object), TEST(library_version))
+      TEST(activity_refused), TEST(ttl), TEST(claims), TEST(claims_of_no_object), TEST(library_version))

@@ -24,6 +24,7 @@ from mitmproxy import options
 from mitmproxy.tools.dump import DumpMaster
 
 from mitm_forwarder import layers
+from mitm_forwarder import modes
 from mitm_forwarder import socks
 from mitm_forwarder import tunnels
 from mitm_forwarder.errors import make_response
@@ -95,6 +96,7 @@ class Engine:
         tunnels.authorize_connect(flow)
 
     async def requestheaders(self, flow: http.HTTPFlow) -> None:
+        modes.name_target(flow)
         if self.delay:
             await asyncio.sleep(self.delay)
         if self.plans:

@@ -6,8 +6,12 @@ import asyncio
 import time
 
 import pytest
+from mitmproxy import http
+from mitmproxy.proxy.layers.http._events import RequestTrailers
+from mitmproxy.proxy.layers.http._events import ResponseTrailers
 
 from mitm_forwarder import http1
+from mitm_forwarder.tunnels import RoutedHttp1Client
 from tests.forwarding.rig import Client
 from tests.forwarding.rig import Rig
 from tests.forwarding.rig import reason
@@ -142,6 +146,25 @@ async def test_request_trailers_are_dropped(rig: Rig) -> None:
     assert (await client.response())[0].status == 200
     assert await usable(client, rig)
     await client.close()
+
+
+@pytest.mark.parametrize("rig", [{}, {"stream_large_bodies": "1"}], indirect=True)
+async def test_an_h2_body_of_unknown_length_is_framed(rig: Rig) -> None:
+    """The target speaks HTTP/1.1; without a header it would take the body for a request."""
+    arguments = ["--http2", "-H", "Content-Length:", "-d", "GET /smuggled HTTP/1.1"]
+    result = await rig.curl(*arguments, rig.secure_url("/chunked"))
+    assert result.codes == [200], result.err
+    (head,) = (h for h in rig.secure_origin.heads if h.first[1] == "/chunked")
+    assert head.headers["transfer-encoding"] == "chunked"
+    assert "content-length" not in head.headers
+    assert "transfer-encoding" not in rig.engine.ended[0][1].request.headers
+
+
+async def test_trailers_that_http1_cannot_carry() -> None:
+    server = object.__new__(http1.ForwarderHttp1Server)
+    assert list(server.send(ResponseTrailers(1, http.Headers(x="y")))) == []
+    client = object.__new__(RoutedHttp1Client)
+    assert list(client.send(RequestTrailers(1, http.Headers(x="y")))) == []
 
 
 @pytest.mark.parametrize("path", ["/endless-trailers", "/endless-chunk", "/endless-head"])

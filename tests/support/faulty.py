@@ -6,7 +6,8 @@
         assert backend.records() == {...}
 
 It counts what it was asked and keeps the activity records by their Idempotency-Key, as the contract
-wants. `tests.support.backend` is the real application; this one is for what no application does.
+wants. `tests.support.backend` is the real application; this one is for what no application does. A
+request in absolute-form is answered as by an upstream proxy that reached its target.
 Calls from any thread; one instance belongs to one test.
 """
 
@@ -187,6 +188,11 @@ class FaultyBackend:
 
     async def _refuse(self) -> None:
         if self._server is not None:
+            # A connection that asyncio has accepted and not yet begun to serve would be lost by
+            # close(), open and silent.
+            for sock in self._server.sockets:
+                self._loop.remove_reader(sock.fileno())
+            await asyncio.sleep(0.01)
             self._server.close()
             self._server = None
         for writer in list(self._writers):
@@ -226,6 +232,8 @@ class FaultyBackend:
             await exchange.answer(200, RULES, headers)
         elif asked.path == "/proxy":
             await exchange.answer(200, self.proxy, headers)
+        elif asked.path.startswith("http://"):
+            await exchange.answer(200, b"from the target", headers)
         else:
             await exchange.answer(404, b"{}", headers)
 
@@ -245,6 +253,8 @@ async def _read_request(reader: asyncio.StreamReader) -> Asked | None:
         name.lower(): value.strip() for name, _, value in (f.partition(":") for f in fields if f)
     }
     body = await reader.readexactly(int(headers.get("content-length", "0")))
+    if not target.startswith("/"):
+        return Asked(time.time(), method, target, {}, headers, body)
     parts = urlsplit(target)
     return Asked(time.time(), method, parts.path, parse_qs(parts.query), headers, body)
 
