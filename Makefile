@@ -108,6 +108,18 @@ asan-python: $(CORE) $(TEST_PACKAGES) ## the smoke tests with the extension unde
 leak: $(CORE) ## start and stop the engine many times: memory, descriptors and threads stay flat
 	@for script in tests/leaks/*.py; do echo "$$script"; timeout 600 $(PY) "$$script"; done
 
+# --- speed --------------------------------------------------------------------------------------------------------
+
+# Both say in words what is missing on this machine (Go, valgrind), and need nothing of it to be idle: the one pairs
+# slices of each gateway, the other counts instructions.
+BENCH_ARGS ?=
+bench: $(CORE) ## CPU per request beside bare mitmdump's; writes docs/performance.json and .svg; BENCH_ARGS="-r 3 -k plain"
+	@$(PY) -m bench.cpu $(BENCH_ARGS)
+	@$(PY) -m bench.plot
+
+bench-ir: $(CORE) ## instructions per request under callgrind, which repeat to 2 %; fails over the limits of bench/ir.py
+	@$(PY) -m bench.ir --gate $(BENCH_ARGS)
+
 # --- reliability --------------------------------------------------------------------------------------------------
 
 CHAOS_ARGS ?=
@@ -153,5 +165,7 @@ fresh: ## make demo and make test in bare Debian roots (root and debootstrap nee
 
 clean: ## all that make has made, but for .venv and .venvs
 	rm -rf build dist *.egg-info mitm_forwarder/*.so
+
+.PHONY: help build demo test bench bench-ir lint ruff mypy stubtest pytest forwarding-table asan-python leak compat compat-smoke lock image fresh clean
 
 .PHONY: help build demo test lint ruff mypy stubtest pytest forwarding-table memory asan-python leak chaos soak bench-spool compat compat-smoke lock image fresh clean

@@ -1,0 +1,29 @@
+"""A pytest plugin: mitmproxy's own tests, run with all the cuts of TURBO in place.
+
+Those tests make their own managers and handlers, so the classes are ours from birth.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+from mitmproxy import addonmanager
+
+from mitm_forwarder import dispatch
+from mitm_forwarder import turbo
+
+
+class PeerManager(dispatch.Dispatcher):
+    def __init__(self, master: Any) -> None:
+        self.__dict__["_tables"] = {}
+        super().__init__(master)  # type: ignore[no-untyped-call]
+
+
+addonmanager.AddonManager = PeerManager  # type: ignore[misc]
+for name, module in turbo.MODULES.items():
+    # The two need a running master; the first is in place by the class above.
+    if name not in ("dispatch", "log"):
+        cut = importlib.import_module(module).CUT
+        assert cut.objection() is None, name
+        cut.install()
