@@ -278,7 +278,7 @@ async def test_dead_letters(
         await all_delivered(rig)
         assert backend.stored() == 1
         shown = await _command(rig)
-        assert shown.count("422") == 3 and URL in shown and "running" in shown
+        assert shown.count("  422  ") == 3 and URL in shown and "running" in shown
         assert "\x1b" not in shown and '{"detail": "no' in shown
         key = next(k for k in rig.recorded if k not in backend.records())
         assert key in shown

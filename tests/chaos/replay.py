@@ -30,7 +30,7 @@ SELECT printf('%08x-%04x-4000-8000-%012x', abs(random()) % 4294967296, abs(rando
        CAST(printf('{BODY.replace("'", "''")}', n, n) AS BLOB), 1700000000.0
 FROM numbers
 """
-RECORD_BYTES = 400
+RECORD_BYTES = 290
 """About what one takes in the file, with its index."""
 ARRIVALS_PER_SECOND = 100
 

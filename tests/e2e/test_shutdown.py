@@ -65,23 +65,21 @@ def hang(here: World, name: str) -> threading.Thread:
 def test_connections_are_closed_when_it_ends(begin: Begin) -> None:
     """New requests: 503 and Connection: close; those that run: their answer, and the same."""
     here, backend = begin()
-    with here.client() as first, here.client() as second:
-        for client in (first, second):
-            assert client.request("GET", here.url(), token=here.token).header("connection") is None
-        thread = hang(here, "goodbye")
-        os.kill(here.gateway.pid, signal.SIGTERM)
+    assert here.get(here.url()).header("connection") is None
+    thread = hang(here, "goodbye")
+    os.kill(here.gateway.pid, signal.SIGTERM)
 
-        def refused() -> Answer | None:
-            answer = second.request("GET", here.url("/late"), token=here.token)
-            return answer if answer.status != 200 else None
+    def refused() -> Answer | None:
+        answer = here.get(here.url("/late"))
+        return answer if answer.status != 200 else None
 
-        late = wait_until(refused, 10, "new requests to be refused")
-        assert (late.status, error_of(late)) == (503, "shutting_down")
-        assert late.header("connection") == "close"
-        here.origin.open_gate("goodbye")
-        thread.join()
-        (answer,) = thread.answers  # type: ignore[attr-defined]
-        assert (answer.status, answer.header("connection")) == (200, "close")
+    late = wait_until(refused, 10, "new requests to be refused")
+    assert (late.status, error_of(late)) == (503, "shutting_down")
+    assert late.header("connection") == "close"
+    here.origin.open_gate("goodbye")
+    thread.join()
+    (answer,) = thread.answers  # type: ignore[attr-defined]
+    assert (answer.status, answer.header("connection")) == (200, "close")
     assert here.gateway.wait() == 0
     assert sum(r["status_code"] == 503 for r in backend.records().values()) == 1
 
