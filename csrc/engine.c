@@ -6,6 +6,8 @@
 #include "engine_state.h"
 #include "mem.h"
 #include "request.h"
+#include "rules_log.h"
+#include "verdict.h"
 
 #define RECORD_MAX (160 * 1024)
 /* There was no status: nginx's word for it. */
@@ -23,30 +25,21 @@ settled_at_once(struct request *request)
     }
 }
 
-/* What the rules say about one form of the URL. */
+/* True when the URL must not be fetched; the request's detail says by which rule. */
 static bool
-blocks(struct engine *engine, struct request *request, struct slice subject)
+is_hit(struct engine *engine, struct request *request, const struct rules_hit *hit)
 {
-    if (subject.len == 0) {
+    if (hit->outcome == RULES_NO_MATCH) {
         return false;
     }
-    struct rules_hit hit = rules_match(engine->rules, subject, engine->scratch);
-    if (hit.outcome == RULES_NO_MATCH) {
-        return false;
-    }
-    char id[32] = "?";
-    if (hit.id != NULL && hit.id->kind == WIRE_ID_INTEGER) {
-        snprintf(id, sizeof id, "%lld", (long long)hit.id->integer);
-    }
-    else if (hit.id != NULL && hit.id->kind == WIRE_ID_STRING) {
-        snprintf(id, sizeof id, "%.30s", hit.id->string);
-    }
-    if (hit.outcome == RULES_LIMIT) {
+    char id[RULES_LOG_ID_SIZE];
+    rules_log_id(hit->id, id);
+    if (hit->outcome == RULES_LIMIT) {
         stats_add(&engine->stats, STATS_rule_limits, 1);
     }
     snprintf(request->detail, sizeof request->detail,
-             hit.outcome == RULES_LIMIT ? "rule %s could not be decided within its limits"
-                                        : "rule %s",
+             hit->outcome == RULES_LIMIT ? "rule %s could not be decided within its limits"
+                                         : "rule %s",
              id);
     return true;
 }
@@ -54,12 +47,19 @@ blocks(struct engine *engine, struct request *request, struct slice subject)
 static bool
 url_is_blocked(struct engine *engine, struct request *request, const struct url *url)
 {
-    struct slice raw = buf_slice(&url->raw), canonical = buf_slice(&url->canonical);
-    if (blocks(engine, request, canonical)) {
-        return true;
+    struct verdict verdict = verdict_of(engine->rules, url, engine->scratch);
+    return is_hit(engine, request, &verdict.hit);
+}
+
+/* A URL of which there is only one form; empty: none. */
+static bool
+blocks(struct engine *engine, struct request *request, struct slice subject)
+{
+    if (subject.len == 0) {
+        return false;
     }
-    bool same = raw.len == canonical.len && memcmp(raw.data, canonical.data, raw.len) == 0;
-    return !same && blocks(engine, request, raw);
+    struct rules_hit hit = rules_match(engine->rules, subject, engine->scratch);
+    return is_hit(engine, request, &hit);
 }
 
 static bool

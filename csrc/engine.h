@@ -13,6 +13,7 @@
 #include "event.h"
 #include "http.h"
 #include "reason.h"
+#include "rules.h"
 #include "spool.h"
 #include "stats.h"
 #include "targets.h"
@@ -181,16 +182,11 @@ request_started_ms(const struct request *request);
 int64_t
 request_deadline_ms(const struct request *request);
 
-/* Which rule would match; borrowed until the next call that changes rules.  ERR_MISSING: no rule
- * set yet. */
-struct engine_test {
-    bool blocked, limit;
-    struct wire_id id;   /* borrowed */
-    const char *pattern; /* borrowed; NULL when nothing matched */
-};
-enum err
-engine_test_url(struct engine *engine, const struct url_parts *target,
-                struct engine_test *out) MUST_CHECK;
+/* The rule set in place and a scratch for it, to ask what it says of a URL; borrowed until the next
+ * call that changes rules.  False: there is none yet. */
+bool
+engine_rules(const struct engine *engine, const struct rules **rules,
+             struct rules_scratch **scratch);
 
 struct engine_gauges {
     size_t running; /* requests that have not ended */

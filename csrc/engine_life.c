@@ -295,31 +295,13 @@ engine_fd(const struct engine *engine)
     return mailbox_fd(&engine->outbox);
 }
 
-enum err
-engine_test_url(struct engine *engine, const struct url_parts *target, struct engine_test *out)
+bool
+engine_rules(const struct engine *engine, const struct rules **rules,
+             struct rules_scratch **scratch)
 {
-    struct url url;
-    if (engine->rules == NULL) {
-        return ERR_MISSING;
-    }
-    enum err err = url_build(target, &url);
-    if (err) {
-        return err;
-    }
-    struct rules_hit hit = rules_match(engine->rules, buf_slice(&url.canonical), engine->scratch);
-    if (hit.outcome == RULES_NO_MATCH) {
-        hit = rules_match(engine->rules, buf_slice(&url.raw), engine->scratch);
-    }
-    url_fini(&url);
-    *out = (struct engine_test){
-        .blocked = hit.outcome != RULES_NO_MATCH,
-        .limit = hit.outcome == RULES_LIMIT,
-        .pattern = hit.pattern,
-    };
-    if (hit.id != NULL) {
-        out->id = *hit.id;
-    }
-    return ERR_OK;
+    *rules = engine->rules;
+    *scratch = engine->scratch;
+    return engine->rules != NULL;
 }
 
 void

@@ -398,35 +398,12 @@ engine_py_set_listeners(PyObject *object, PyObject *args)
 static PyObject *
 engine_py_test(PyObject *object, PyObject *args)
 {
-    struct engine_test test;
-    struct url_parts target;
-    Py_ssize_t scheme_len, host_len, path_len;
-    if (!PyArg_ParseTuple(args, "s#s#is#:test", &target.scheme.data, &scheme_len, &target.host.data,
-                          &host_len, &target.port, &target.path.data, &path_len)) {
-        return NULL;
-    }
-    target.scheme.len = (size_t)scheme_len;
-    target.host.len = (size_t)host_len;
-    target.path.len = (size_t)path_len;
-    switch (engine_test_url(SELF(object)->engine, &target, &test)) {
-    case ERR_OK:
-        break;
-    case ERR_MISSING:
+    const struct rules *rules;
+    struct rules_scratch *scratch;
+    if (!engine_rules(SELF(object)->engine, &rules, &scratch)) {
         return PyErr_Format(PyExc_LookupError, "no rule set was loaded yet");
-    case ERR_INVALID:
-    case ERR_LIMIT:
-        return PyErr_Format(
-            PyExc_ValueError,
-            "this URL cannot be read without doubt; a request for it is answered 400");
-    default:
-        return PyErr_NoMemory();
     }
-    if (!test.blocked) {
-        return Py_NewRef(Py_None);
-    }
-    PyObject *id = py_from_id(&test.id);
-    return id != NULL ? Py_BuildValue("(NzN)", id, test.pattern, PyBool_FromLong(test.limit))
-                      : NULL;
+    return py_verdict(rules, scratch, args, "s#s#is#:test");
 }
 
 static PyObject *
@@ -585,8 +562,8 @@ static PyMethodDef engine_methods[] = {
      "set_listeners($self, authorities, /)\n--\n\nWhere this gateway listens, as host:port, "
      "separated by spaces: never a target."},
     {"test", engine_py_test, METH_VARARGS,
-     "test($self, scheme, host, port, path, /)\n--\n\nThe rule that would match, as (id, pattern, "
-     "limit hit), or None."},
+     "test($self, scheme, host, port, path, /)\n--\n\nWhat the rules in force say of a URL; as "
+     "Rules.match."},
     {"stats", engine_py_stats, METH_NOARGS,
      "stats($self, /)\n--\n\nAll counters and gauges by name."},
     {NULL, NULL, 0, NULL},

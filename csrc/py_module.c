@@ -20,6 +20,9 @@ module_versions(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(ignored))
 static PyMethodDef module_methods[] = {
     {"versions", module_versions, METH_NOARGS,
      "versions()\n--\n\nVersions of the core and of the libraries that are loaded now."},
+    {"forms", py_forms, METH_VARARGS,
+     "forms(scheme, host, port, path, /)\n--\n\nThe forms of a URL that rules are matched against: "
+     "(raw, canonical).  ValueError for one that is answered 400."},
     {NULL, NULL, 0, NULL},
 };
 
@@ -73,7 +76,8 @@ module_exec(PyObject *module)
         return -1;
     }
     if (make_names(state) < 0 || add_type(module, &py_engine_spec, &state->engine_type) < 0
-        || add_type(module, &py_request_spec, &state->request_type) < 0) {
+        || add_type(module, &py_request_spec, &state->request_type) < 0
+        || add_type(module, &py_rules_spec, &state->rules_type) < 0) {
         return -1;
     }
     PyObject *reasons = make_reasons();
@@ -88,6 +92,7 @@ module_traverse(PyObject *module, visitproc visit, void *arg)
     struct module_state *state = PyModule_GetState(module);
     Py_VISIT(state->engine_type);
     Py_VISIT(state->request_type);
+    Py_VISIT(state->rules_type);
     return 0;
 }
 
@@ -97,6 +102,7 @@ module_clear(PyObject *module)
     struct module_state *state = PyModule_GetState(module);
     Py_CLEAR(state->engine_type);
     Py_CLEAR(state->request_type);
+    Py_CLEAR(state->rules_type);
     for (int i = 0; i < NAME_COUNT; i++) {
         Py_CLEAR(state->names[i]);
     }

@@ -13,6 +13,7 @@
 #include <Python.h>
 
 #include "engine.h"
+#include "rules.h"
 
 /* Attribute and key names, interned once. */
 #define PY_NAMES(X)                                                                                \
@@ -34,7 +35,7 @@ enum py_name {
 };
 
 struct module_state {
-    PyTypeObject *engine_type, *request_type;
+    PyTypeObject *engine_type, *request_type, *rules_type;
     PyObject *names[NAME_COUNT];
 };
 
@@ -119,6 +120,14 @@ py_proxy_id(struct py_request *self);
 int
 py_create_engine(struct py_engine *self, PyObject *config);
 
-extern PyType_Spec py_engine_spec, py_request_spec;
+/* The forms of a URL that rules are matched against, as (raw, canonical). */
+PyObject *
+py_forms(PyObject *module, PyObject *args);
+/* What the set says of the target in args: (form, id, pattern, limit hit, nanoseconds). */
+PyObject *
+py_verdict(const struct rules *rules, struct rules_scratch *scratch, PyObject *args,
+           const char *format);
+
+extern PyType_Spec py_engine_spec, py_request_spec, py_rules_spec;
 
 #endif

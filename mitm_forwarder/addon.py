@@ -26,6 +26,7 @@ from . import tunnels
 from . import turbo
 from .bridge import Bridge
 from .bridge import mask_secrets
+from .commands import Commands
 
 logger = logging.getLogger(__name__)
 
@@ -256,4 +257,5 @@ def _warn_of_port(port: int) -> None:
         )
 
 
-addons = [Forwarder()]
+forwarder = Forwarder()
+addons = [forwarder, Commands(forwarder)]

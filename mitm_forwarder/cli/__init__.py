@@ -9,6 +9,8 @@ import click
 from mitm_forwarder import __version__
 from mitm_forwarder.cli.check import check
 from mitm_forwarder.cli.demo import demo
+from mitm_forwarder.cli.rules import rules
+from mitm_forwarder.cli.rules import test
 from mitm_forwarder.cli.run import run
 from mitm_forwarder.cli.spool import spool
 
@@ -26,3 +28,5 @@ main.add_command(run)
 main.add_command(check)
 main.add_command(demo)
 main.add_command(spool)
+main.add_command(test)
+main.add_command(rules)

@@ -87,15 +87,18 @@ def _tls(config: options.Config) -> ssl.SSLContext:
     return context
 
 
-def _fetch_blacklist(config: options.Config) -> bytes:
+def fetch_list(config: options.Config, url: str) -> bytes:
+    """At most one byte more than BLACKLIST_MAX_BYTES. SYSTEM_TOKEN goes with it only to the URL of
+    the configuration. Raises what urllib does.
+    """
     opener = urllib.request.build_opener(
         urllib.request.ProxyHandler({}),
         _NoRedirect,
         urllib.request.HTTPSHandler(context=_tls(config)),
     )
-    request = urllib.request.Request(
-        config.blacklist_url, headers={"Authorization": f"Bearer {config.system_token}"}
-    )
+    request = urllib.request.Request(url)
+    if url == config.blacklist_url:
+        request.add_header("Authorization", f"Bearer {config.system_token}")
     with opener.open(request, timeout=min(PROBE_TIMEOUT, config.httpx_timeout)) as response:
         body: bytes = response.read(config.blacklist_max_bytes + 1)
     return body
@@ -111,7 +114,7 @@ def _status_hint(status: int) -> str:
     return "look into the backend's log"
 
 
-def _failure(reason: object) -> tuple[str, str]:
+def name_failure(reason: object) -> tuple[str, str]:
     """Text and hint for an exception of the network."""
     if isinstance(reason, ssl.SSLCertVerificationError):
         hint = "set FASTAPI_CA_BUNDLE to the PEM file of the CA that signed it"
@@ -130,12 +133,12 @@ def _failure(reason: object) -> tuple[str, str]:
 def check_backend(config: options.Config) -> Finding:
     url = config.blacklist_url
     try:
-        body = _fetch_blacklist(config)
+        body = fetch_list(config, url)
     except urllib.error.HTTPError as error:
         error.close()
         return Finding("backend", False, f"{url}: status {error.code}", _status_hint(error.code))
     except Exception as error:
-        text, hint = _failure(getattr(error, "reason", None) or error)
+        text, hint = name_failure(getattr(error, "reason", None) or error)
         return Finding("backend", False, f"{url}: {mask(text)}", hint)
     if len(body) > config.blacklist_max_bytes:
         hint = "raise BLACKLIST_MAX_BYTES"
