@@ -95,6 +95,10 @@ asan-python: $(CORE) $(TEST_PACKAGES) ## the smoke tests with the extension unde
 leak: $(CORE) ## start and stop the engine many times: memory, descriptors and threads stay flat
 	@for script in tests/leaks/*.py; do echo "$$script"; timeout 600 $(PY) "$$script"; done
 
+ORACLE_EXAMPLES ?= 100000
+oracle: $(CORE) ## the forms of generated URLs, in C and in Python; ORACLE_EXAMPLES=100000
+	ORACLE_EXAMPLES=$(ORACLE_EXAMPLES) $(PY) -m pytest -q -k oracle tests/test_url_forms.py
+
 # --- other Pythons and mitmproxies --------------------------------------------------------------------------------
 
 # The matrix is in deploy/compat.  Every environment runs the same wheel, built once.
@@ -124,4 +128,4 @@ fresh: ## make demo and make test in bare Debian roots (root and debootstrap nee
 clean: ## all that make has made, but for .venv and .venvs
 	rm -rf build dist *.egg-info mitm_forwarder/*.so
 
-.PHONY: help build demo test lint ruff mypy stubtest pytest asan-python leak compat compat-smoke lock image fresh clean
+.PHONY: help build demo test lint ruff mypy stubtest pytest asan-python leak oracle compat compat-smoke lock image fresh clean
