@@ -33,6 +33,23 @@ PATH_PIECES = """
     %0a %7f %ff
 """.split()
 
+# Those that are well-formed, which pieces seldom are.
+v4 = st.ip_addresses(v=4)
+names = st.lists(st.from_regex(r"[A-Za-z0-9_-]{1,5}", fullmatch=True), min_size=1, max_size=4)
+well_formed = (
+    st.just("evil.test")
+    | names.map(".".join)
+    | v4.map(str)
+    | st.tuples(v4, st.sampled_from(["{}", "0x{:x}", "0{:o}"])).map(
+        lambda a: a[1].format(int(a[0]))
+    )
+    | st.lists(st.integers(0, 300).map(lambda n: f"0{n:o}"), max_size=5).map(".".join)
+    | st.ip_addresses(v=6).map(str)
+    | st.tuples(st.sampled_from(["::ffff:", "::", "::FFFF:0:", "64:ff9b::", "1:0:0:2::"]), v4).map(
+        lambda a: f"{a[0]}{a[1]}"
+    )
+    | st.lists(st.sampled_from(["0", "00a0", "F", "1"]), min_size=8, max_size=8).map(":".join)
+)
 hosts = st.lists(st.sampled_from(HOST_PIECES) | st.text(max_size=3), max_size=6).map("".join)
 paths = st.lists(st.sampled_from(PATH_PIECES) | st.text(max_size=2), max_size=10).map(
     lambda pieces: "/" + "".join(pieces)
@@ -58,7 +75,7 @@ def got(parts: tuple[str, str, int, str]) -> tuple[str, str] | None:
 )
 @given(
     scheme=st.sampled_from(["http", "https", "HTTP", "ftp", ""]),
-    host=st.just("evil.test") | hosts,
+    host=st.one_of(well_formed, hosts),
     port=st.sampled_from([80, 443, 8443, 65535, 0, 65536]),
     path=paths | st.sampled_from(["*", "", "x"]),
 )
