@@ -108,6 +108,10 @@ asan-python: $(CORE) $(TEST_PACKAGES) ## the smoke tests with the extension unde
 leak: $(CORE) ## start and stop the engine many times: memory, descriptors and threads stay flat
 	@for script in tests/leaks/*.py; do echo "$$script"; timeout 600 $(PY) "$$script"; done
 
+ORACLE_EXAMPLES ?= 100000
+oracle: $(CORE) ## the forms of generated URLs, in C and in Python; ORACLE_EXAMPLES=100000
+	ORACLE_EXAMPLES=$(ORACLE_EXAMPLES) $(PY) -m pytest -q -k oracle tests/test_url_forms.py
+
 # --- speed --------------------------------------------------------------------------------------------------------
 
 # Both say in words what is missing on this machine (Go, valgrind), and need nothing of it to be idle: the one pairs
@@ -166,6 +170,5 @@ fresh: ## make demo and make test in bare Debian roots (root and debootstrap nee
 clean: ## all that make has made, but for .venv and .venvs
 	rm -rf build dist *.egg-info mitm_forwarder/*.so
 
-.PHONY: help build demo test bench bench-ir lint ruff mypy stubtest pytest forwarding-table asan-python leak compat compat-smoke lock image fresh clean
-
-.PHONY: help build demo test lint ruff mypy stubtest pytest forwarding-table memory asan-python leak chaos soak bench-spool compat compat-smoke lock image fresh clean
+.PHONY: help build demo test lint ruff mypy stubtest pytest forwarding-table memory asan-python leak oracle bench bench-ir chaos \
+	soak bench-spool compat compat-smoke lock image fresh clean
