@@ -61,12 +61,12 @@ async def test_socks5(rig: Rig) -> None:
 
 @pytest.mark.parametrize("rig", [{"mode": ["reverse:http://127.0.0.1:9"]}], indirect=True)
 async def test_reverse(rig: Rig) -> None:
-    """The request goes to the target of the mode, through the proxy."""
-    rig.master.options.update(mode=[f"reverse:http://127.0.0.1:{rig.origin.port}@{rig.port}"])
+    """The proxy is asked for the target of the mode."""
+    rig.engine.routes = [await rig.failing("403")]
     client = await rig.client()
     client.send(b"GET /x HTTP/1.1\r\nHost: gateway.test\r\n\r\n")
-    assert (await client.response())[0].status == 200
-    assert rig.proxy.heads[0].first[1] == f"http://127.0.0.1:{rig.origin.port}/x"
+    assert (await client.response())[0].status == 403
+    assert rig.listeners[-1].heads[0].first[1] == "http://127.0.0.1:9/x"  # type: ignore[attr-defined]
     await client.close()
 
 
