@@ -84,6 +84,15 @@ class Forwarder:
         bridge.hand_over()
         return None
 
+    def retire(self) -> float:
+        """Serve as before, but let no client keep its connection: a new process has taken over.
+        Returns how many seconds they have for that.
+        """
+        if self.bridge is None:
+            return 0.0
+        self.bridge.draining = True
+        return self.bridge.config.shutdown_timeout
+
     def _reconfigure(self) -> None:
         """A new engine for a new configuration. A bad one is refused: at the start in one line, for
         which mitmproxy exits; later by keeping the old one.
@@ -188,7 +197,7 @@ class Forwarder:
         self._end(flow)
 
     def _say_goodbye(self, flow: http.HTTPFlow) -> None:
-        """While shutting down: the client's next request is for somebody else. HTTP/2 has no such
+        """While leaving: the client's next request is for somebody else. HTTP/2 has no such
         header.
         """
         if self.bridge is None or not self.bridge.draining or flow.response is None:

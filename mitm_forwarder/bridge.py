@@ -59,7 +59,7 @@ class Bridge:
         self._listeners: tuple[tuple[str, int], ...] = ()
         self._drained: asyncio.Future[None] | None = None
         self.draining = False
-        """Shutting down: no client should keep its connection."""
+        """Leaving: no client should keep its connection."""
         self.engine = _core.Engine(
             config,
             loop=self._loop,

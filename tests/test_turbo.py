@@ -48,12 +48,6 @@ pytestmark = pytest.mark.smoke
 needs_eager = pytest.mark.skipif(sys.version_info < (3, 12), reason="eager tasks")
 
 
-@pytest.fixture(autouse=True)
-def nothing_stays() -> Any:
-    yield
-    turbo.uninstall(turbo.installed())
-
-
 # ---- the registry
 
 

@@ -13,7 +13,10 @@ from mitmproxy import ctx
 from mitmproxy.proxy import mode_servers
 
 from .workers import BACKLOG
+from .workers import RETIRE_SIGNAL
 from .workers import Control
+
+IDLE_CHECK_SECONDS = 0.05
 
 
 class WorkerAddon:
@@ -24,12 +27,14 @@ class WorkerAddon:
     def __init__(self, control: Control) -> None:
         self.control = control
         self.servers: list[asyncio.Server] = []
+        self._retirement: asyncio.Task[None] | None = None
 
     def running(self) -> None:
         loop = asyncio.get_running_loop()
         # In the place of mitmproxy's, which goes on accepting while requests come to their end.
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self.leave)
+        loop.add_signal_handler(RETIRE_SIGNAL, self.retire)
         loop.add_reader(self.control.socket, self.orphaned)
         self.control.say_ready()
 
@@ -40,9 +45,30 @@ class WorkerAddon:
 
     def leave(self) -> None:
         """What is in the queue of the sockets is for the other workers."""
+        self._stop_listening()
+        ctx.master.shutdown()
+
+    def retire(self) -> None:
+        """Another worker has taken over. Who has connected is served, and told to come anew for the
+        next request; a client that stays on is waited for as long as one that is slow.
+        """
+        if self._retirement is None:
+            self._stop_listening()
+            self._retirement = asyncio.get_running_loop().create_task(self._leave_when_idle())
+
+    async def _leave_when_idle(self) -> None:
+        loop = asyncio.get_running_loop()
+        proxyserver = ctx.master.addons.get("proxyserver")
+        deadline = loop.time() + ctx.master.addons.get("forwarder").retire()
+        while True:
+            await asyncio.sleep(IDLE_CHECK_SECONDS)
+            if not proxyserver.connections or loop.time() > deadline:
+                break
+        ctx.master.shutdown()
+
+    def _stop_listening(self) -> None:
         for server in self.servers:
             server.close()
-        ctx.master.shutdown()
 
 
 def use_sockets(addon: WorkerAddon) -> None:

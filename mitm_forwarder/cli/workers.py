@@ -31,6 +31,8 @@ RESTART_SECONDS = 1.0
 BACKLOG = 512
 MESSAGE_MAX_BYTES = 4096
 SOCKETS_MAX = 16
+RETIRE_SIGNAL = signal.SIGQUIT
+"""To a worker: leave, but serve whoever has connected (nginx has the same two signals)."""
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD)
 
 
@@ -159,7 +161,7 @@ class Supervisor:
             worker.ready = True
             if (old := worker.replaces) is not None:
                 worker.replaces = None
-                self._dismiss(old)
+                self._dismiss(old, RETIRE_SIGNAL)
                 self._replace_next()
         elif message:
             host, port = json.loads(message)
@@ -195,10 +197,10 @@ class Supervisor:
                 self._start(old.slot, old)
                 return
 
-    def _dismiss(self, worker: Worker) -> None:
+    def _dismiss(self, worker: Worker, number: int = signal.SIGTERM) -> None:
         worker.leaving = True
         with contextlib.suppress(ProcessLookupError):
-            os.kill(worker.pid, signal.SIGTERM)
+            os.kill(worker.pid, number)
 
     def _reap(self) -> None:
         for worker in list(self.workers):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import sys
 from collections.abc import Callable
 from collections.abc import Iterator
@@ -123,6 +124,26 @@ def test_rolling_restart(workers: Workers, here: World) -> None:
 
     assert get_until(here, renewed, "two new workers") > 2
     assert here.get(here.url()).status == 200
+
+
+def test_retired_worker_serves_who_has_connected(workers: Workers, here: World) -> None:
+    """A client that had connected before, and asks later, is answered, and told to come anew."""
+    address = ("127.0.0.1", workers.port)
+    clients = [socket.create_connection(address, TIMEOUT) for _ in range(8)]
+    old = workers.children()
+    os.kill(workers.pid, signal.SIGHUP)
+    workers.two_ready(times=2)
+    wait_until(lambda: len(workers.children()) == 4, TIMEOUT, "old workers that wait for clients")
+    for client in clients:
+        with client:
+            url = here.url()
+            client.sendall(
+                f"GET {url} HTTP/1.1\r\nHost: {url.split('/')[2]}\r\n"
+                f"Proxy-Authorization: Bearer {here.token}\r\n\r\n".encode()
+            )
+            answer = b"".join(iter(lambda client=client: client.recv(65536), b""))
+        assert answer.startswith(b"HTTP/1.1 200 ") and b"Connection: close\r\n" in answer
+    wait_until(lambda: not any(map(alive, old)), TIMEOUT, "the end of the old workers")
 
 
 def test_supervisor_dies(workers: Workers) -> None:
