@@ -184,8 +184,8 @@ class Hooks(Protocol):
 
 
 TUNNEL_TOKENS: weakref.WeakKeyDictionary[connection.Client, bytes] = weakref.WeakKeyDictionary()
-"""Client connection -> the Proxy-Authorization of its CONNECT. The process's and not an engine's: a
-tunnel outlives a change of the configuration.
+"""Client connection that has become a tunnel -> the Proxy-Authorization of its CONNECT, empty where
+there was none. The process's and not an engine's: a tunnel outlives a change of the configuration.
 """
 
 _engine: Hooks | None = None
