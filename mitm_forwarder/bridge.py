@@ -157,6 +157,9 @@ class Bridge:
     def retry(self, flow: http.HTTPFlow, reason: str) -> Awaitable[None] | None:
         return self.engine.retry(flow)
 
+    def leave(self, flow: http.HTTPFlow) -> None:
+        self.engine.leave(flow)
+
     def finish(self, flow: http.HTTPFlow) -> None:
         """The flow has ended: the permit goes back, and the request line is logged, once."""
         summary = self.engine.finish(flow)

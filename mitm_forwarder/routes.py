@@ -172,6 +172,9 @@ class Hooks(Protocol):
         False means that `flow.response` has been set.
         """
 
+    def leave(self, flow: http.HTTPFlow) -> None:
+        """The client of a flow that may still wait for its turn has gone."""
+
     def finish(self, flow: http.HTTPFlow) -> None:
         """The flow has ended. Does nothing the second time."""
 
