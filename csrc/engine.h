@@ -170,6 +170,9 @@ request_upstream(const struct request *request);
 /* The `Authorization` header was the user token and must not leave. */
 bool
 request_takes_authorization(const struct request *request);
+/* Whose request it is, as the client says: the bare JWT; borrowed, empty where there is none. */
+struct slice
+request_token(const struct request *request);
 /* What must not leave in any `Authorization` header, whatever its scheme; borrowed, may be empty.
  */
 struct slice

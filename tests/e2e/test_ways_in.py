@@ -209,6 +209,17 @@ def test_tokens_of_two_users_on_one_connection(world: World) -> None:
             world.record(url, 200, user_id=user, proxy_id=world.proxy_id)
 
 
+def test_two_users_never_share_a_tunnel(world: World) -> None:
+    """On one client connection, and with one proxy for both."""
+    users = [world.token, world.backend.token(world.backend.add_user_id())]
+    seen = len(world.origin.peers)
+    with world.client(tls=True) as client:
+        for token in [*users, *users, users[1]]:
+            answer = client.request("GET", world.url(tls=True), token=token)
+            assert answer.status == 200
+    assert len(world.origin.peers) - seen == len(users)
+
+
 @pytest.mark.smoke
 @pytest.mark.parametrize("carriage", CARRIAGES)
 def test_http2_client(world: World, carriage: str) -> None:

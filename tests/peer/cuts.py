@@ -25,5 +25,7 @@ for name, module in turbo.MODULES.items():
     # The two need a running master; the first is in place by the class above.
     if name not in ("dispatch", "log"):
         cut = importlib.import_module(module).CUT
-        assert cut.objection() is None, name
-        cut.install()
+        if objection := cut.objection():
+            print(f"{name} is left out: {objection}")
+        else:
+            cut.install()
