@@ -36,8 +36,8 @@ class Route(tuple[str, tuple[str, int]]):
     know of.
 
     mitmproxy reuses an upstream connection when the `via` are equal. So the user, the credentials,
-    the proxy's id and the form belong to equality: no user ever gets the tunnel of another. They do not
-    belong to what is copied or saved: copies, pickles and flow files hold the plain pair.
+    the proxy's id and the form belong to equality: no user ever gets the tunnel of another. They do
+    not belong to what is copied or saved: copies, pickles and flow files hold the plain pair.
     """
 
     kind: str
