@@ -230,13 +230,14 @@ def test_other_scripts(room: Callable[..., Room], tmp_path: Path, where: str, sc
 
 
 def test_server_replay(room: Callable[..., Room], tmp_path: Path) -> None:
-    """A saved answer is decided about and recorded like any other, and nothing is dialled for it."""
+    """A saved answer is decided about and recorded like any other; nothing is dialled for it."""
     recorded = tmp_path / "flows"
     here = room("-w", str(recorded))
     url = here.world.url("/recorded")
     assert here.curl(url) == "200"
     here.gateway.stop()
-    there = room("--server-replay", str(recorded), "--set", "server_replay_ignore_params=n")
+    options = ["--set", "server_replay_ignore_params=n", "--set", "keepserving=true"]
+    there = room("--server-replay", str(recorded), *options)
     again = here.world.url("/recorded")
     assert there.curl(again) == "200"
     here.world.record(again, 200, proxy_id=here.world.proxy_id)
