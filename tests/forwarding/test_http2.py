@@ -9,11 +9,13 @@ from typing import Any
 import h2.config
 import h2.connection
 import h2.events
+import pytest
 
+from mitm_forwarder import layers
+from mitm_forwarder.http2 import RoutedHttp2Client
 from tests.forwarding.peers import CHUNK
 from tests.forwarding.peers import Listener
 from tests.forwarding.rig import Rig
-from tests.forwarding.rig import until
 
 SIZE = 64 << 20
 GRPC = ["--http2", "-X", "POST", "-H", "Content-Type: application/grpc", "-H", "TE: trailers"]
@@ -69,7 +71,9 @@ async def test_grpc(rig: Rig) -> None:
     assert origin.heads[0][b"te"] == b"trailers"
 
 
-async def test_an_upload_that_the_target_does_not_take(rig: Rig, tmp_path: Path) -> None:
+async def test_an_upload_that_the_target_does_not_take(
+    rig: Rig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The client is stopped, and goes on when the target does."""
     rig.engine.stream_idle_timeout = rig.engine.response_timeout = 30
     origin = await rig.add(GrpcOrigin(rig.certificate))
@@ -81,11 +85,17 @@ async def test_an_upload_that_the_target_does_not_take(rig: Rig, tmp_path: Path)
     stopped = await rig.curl(*GRPC, "-m", "3", "-w", "\n%{size_upload}\n", *target)
     assert stopped.returncode == 28
     assert 0 < int(stopped.out.split()[-1]) < SIZE // 2
+    held = asyncio.Event()
+    hold = layers.ForwarderLayer.hold
+
+    def noted(self: Any, holder: Any) -> None:
+        hold(self, holder)
+        if isinstance(holder, RoutedHttp2Client):
+            held.set()
+
+    monkeypatch.setattr(layers.ForwarderLayer, "hold", noted)
     going = asyncio.ensure_future(rig.curl(*GRPC, "-m", "30", *target))
-    await until(lambda: len(origin.heads) == 2, "the second upload has begun")
-    await asyncio.sleep(1)  # until the client is stopped again
-    before = origin.received
-    assert before < SIZE // 2
+    await asyncio.wait_for(held.wait(), 10)
     origin.open_window.set()
     result = await going
     assert result.codes == [200], result.err
