@@ -10,8 +10,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from wsproto.events import AcceptConnection as Accepted
 
 from tests.e2e.conftest import Start
+from tests.e2e.test_bodies import WebSocket
 from tests.e2e.world import Answer
 from tests.e2e.world import World
 from tests.e2e.world import error_of
@@ -26,6 +28,10 @@ LIMIT = 2
 NOTES = """
 def requestheaders(flow):
     print("arrived", flow.request.path, flush=True)
+
+def request(flow):
+    if flow.request.path.startswith("/killed"):
+        flow.kill()
 """
 
 
@@ -91,8 +97,21 @@ def test_waiting_in_vain(start: Start, world: World, pool: ThreadPoolExecutor) -
 
 
 def test_permits_come_back(narrow: World, pool: ThreadPoolExecutor) -> None:
-    """However a flow ends: answered, refused, failed, streamed, left by the client."""
-    for _ in range(LIMIT + 1):
+    """However a flow ends: answered, refused, failed, streamed, killed, reset or left by its client,
+    or as a WebSocket.
+    """
+    authorization = f"Authorization: Bearer {narrow.token}"
+    for i in range(LIMIT + 1):
+        with narrow.client(tls=True) as client:
+            assert isinstance(
+                WebSocket(narrow, client, narrow.url("/ws", tls=True)).first, Accepted
+            )
+        reset = narrow.url(f"/gate/reset-{i}", tls=True)
+        left = narrow.curl("--http2", "-m", "1", "-H", authorization, reset)
+        assert left.returncode == 28, left.stdout
+        narrow.origin.open_gate(f"reset-{i}")
+        killed = narrow.curl("-H", authorization, narrow.url("/killed"))
+        assert killed.returncode == 52, killed.stdout
         narrow.get(narrow.url("/hangs-up", tls=True))
         narrow.get(narrow.url("/bytes/2000000"))
         narrow.get(narrow.url(), token=None)
