@@ -97,8 +97,8 @@ def test_waiting_in_vain(start: Start, world: World, pool: ThreadPoolExecutor) -
 
 
 def test_permits_come_back(narrow: World, pool: ThreadPoolExecutor) -> None:
-    """However a flow ends: answered, refused, failed, streamed, killed, reset or left by its client,
-    or as a WebSocket.
+    """However a flow ends: answered, refused, failed, streamed, killed, as a WebSocket, reset or
+    left by its client.
     """
     authorization = f"Authorization: Bearer {narrow.token}"
     for i in range(LIMIT + 1):
