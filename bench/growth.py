@@ -1,7 +1,8 @@
 """Does a request cost the same when there is more of everything? And what do workers take?
 
 `python -m bench.growth [PART...]`: connections, rules, upstreams, requests, workers; all
-without one. Prints a line for each; `-n` is the number of requests of `requests`, whose RSS is read ten times.
+without one. Prints a line for each; `-n` is the number of requests of `requests`, whose RSS is
+read ten times.
 """
 
 from __future__ import annotations

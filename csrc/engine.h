@@ -138,6 +138,10 @@ engine_record(struct engine *engine, struct request *request, int status) MUST_C
  */
 void
 engine_record_unfinished(struct engine *engine);
+/* The client has gone.  A request that waits for its turn gives up its place at once, and comes out
+ * of engine_take_decided; any other takes its course, for the answer names the user. */
+void
+engine_leave(struct engine *engine, struct request *request);
 /* The flow has ended: the permit goes back.  Does nothing the second time.  A request that is still
  * undecided counts as decided (internal) from here on, and does not come out of engine_take_decided
  * any more. */
@@ -166,6 +170,9 @@ request_upstream(const struct request *request);
 /* The `Authorization` header was the user token and must not leave. */
 bool
 request_takes_authorization(const struct request *request);
+/* Whose request it is, as the client says: the bare JWT; borrowed, empty where there is none. */
+struct slice
+request_token(const struct request *request);
 /* What must not leave in any `Authorization` header, whatever its scheme; borrowed, may be empty.
  */
 struct slice

@@ -270,6 +270,42 @@ test_permits(void)
     CHECK(request_upstream(rig->requests[1]) != NULL);
 }
 
+/* Whose client has gone gives its place to others at once, in either queue; who asks the backend
+ * already is told the answer. */
+static void
+test_leave(void)
+{
+    RIG(rig);
+    struct engine_gauges gauges;
+    rig->config.max_concurrent = 1;
+    TRY(begin_engine(rig));
+    TRY(ask(rig, 3, "good.test", "Bearer " JWT)); /* waits for the rules */
+    engine_leave(rig->engine, rig->requests[3]);
+    CHECK(engine_take_decided(rig->engine) == rig->requests[3]);
+    CHECK_INT(request_reason(rig->requests[3]), REASON_client_gone);
+    WAIT_UNTIL(rules_of(rig) == 1);
+    TRY(ask(rig, 0, "good.test", "Bearer " JWT));
+    TRY(ask(rig, 1, "good.test", "Bearer " JWT));
+    engine_leave(rig->engine, rig->requests[1]);
+    CHECK(engine_take_decided(rig->engine) == rig->requests[1]);
+    CHECK_INT(request_reason(rig->requests[1]), REASON_client_gone);
+    engine_leave(rig->engine, rig->requests[1]);
+    CHECK(engine_take_decided(rig->engine) == NULL);
+    engine_gauges(rig->engine, &gauges);
+    CHECK_INT(gauges.permits_held, 1);
+    CHECK_INT(gauges.permits_waiting, 0);
+    TRY(ask(rig, 2, "good.test", "Bearer " JWT));
+    CHECK(!request_is_decided(rig->requests[2]));
+    engine_leave(rig->engine, rig->requests[0]);
+    CHECK(!request_is_decided(rig->requests[0]));
+    WAIT_UNTIL(is_decided(rig, rig->requests[0]));
+    engine_finish(rig->engine, rig->requests[1]);
+    CHECK(!request_is_decided(rig->requests[2]));
+    engine_finish(rig->engine, rig->requests[0]);
+    WAIT_UNTIL(is_decided(rig, rig->requests[2]));
+    CHECK(request_upstream(rig->requests[2]) != NULL);
+}
+
 static void
 test_retry(void)
 {
@@ -562,5 +598,5 @@ test_stop_with_waiting(void)
 TESTS(TEST(lease), TEST(lease_is_dropped), TEST(asks_are_coalesced), TEST(coalesced_in_vain),
       TEST(stop_with_waiting), TEST(route_and_record), TEST(blacklist), TEST(no_rules),
       TEST(tokens), TEST(backend_answers), TEST(timeout), TEST(permits), TEST(retry), TEST(judge),
-      TEST(stop), TEST(stop_during_failover), TEST(give_up), TEST(record_unfinished),
+      TEST(stop), TEST(stop_during_failover), TEST(give_up), TEST(record_unfinished), TEST(leave),
       TEST(calls_after_stop), TEST(delivery_goes_on), TEST(new_secrets))
