@@ -23,6 +23,7 @@ from typing import Any
 
 from mitmproxy import version
 
+from bench import squid
 from bench.cases import CASES
 from bench.cases import Case
 from bench.gateways import ROWS
@@ -140,13 +141,23 @@ def report(table: Any, cases: list[str]) -> str:
     return "\n".join(lines)
 
 
+def default_rows() -> list[str]:
+    """All that this machine has; what it lacks is said."""
+    rows = ["bare", "script", "launcher", "launcher-2", "httpx", "goproxy"]
+    if squid.binary() is None:
+        print("no row squid: apt-get install squid-openssl", file=sys.stderr)
+        return rows
+    if not squid.opens_tls():
+        print("squid: plain only, as its build has no OpenSSL (squid-openssl has)", file=sys.stderr)
+    return [*rows, "squid"]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("-r", "--rounds", type=int, default=3)
     parser.add_argument("-s", "--slice", default="2s")
     parser.add_argument("-k", "--cases", default=",".join(CASES))
-    default = ["bare", "script", "launcher", "launcher-2", "httpx", "goproxy"]
-    parser.add_argument("rows", nargs="*", default=default)
+    parser.add_argument("rows", nargs="*", default=default_rows())
     options = parser.parse_args()
     cases = [CASES[name] for name in options.cases.split(",")]
     results, memory = run(cases, options.rows, options.rounds, options.slice)

@@ -18,6 +18,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from bench import squid
 from bench.cases import Case
 from bench.rig import BUILD
 from bench.rig import ROOT
@@ -45,10 +46,13 @@ class Row:
     env: dict[str, str] = field(default_factory=dict)
     go: str | None = None
     """A Go program of bench/peers in the place of mitmproxy."""
+    squid: bool = False
 
     def can(self, case: Case) -> bool:
-        """goproxy offers its clients no HTTP/2 and asks no backend; bare is what ratios are to."""
-        return self.go is None or not (case.job or case.kind == "h2")
+        """goproxy and Squid offer no HTTP/2 inside TLS and ask no backend."""
+        if self.squid and case.kind != "plain" and not squid.opens_tls():
+            return False
+        return not (self.squid or self.go) or not (case.job or case.kind == "h2")
 
 
 ROWS = {
@@ -59,6 +63,7 @@ ROWS = {
         Row("launcher", "all of it, mitm-forwarder run", launcher=()),
         Row("launcher-ec", "the same with a new CA", launcher=(), confdir="ec"),
         Row("launcher-2", "the same, two workers", launcher=("--workers", "2")),
+        Row("squid", "Squid, to the upstream, ssl-bump for TLS", squid=True),
         Row("goproxy", "elazarl/goproxy, to the upstream", go="goproxy"),
         Row("httpx", "an addon with httpx and re", (*BARE, "-s", str(PEERS / "httpx_addon.py"))),
     )
@@ -96,6 +101,9 @@ class Gateway:
         options += ["--set", f"confdir={confdir(row.confdir)}"]
         if row.go is not None:
             command = go_command(row.go, self.port, rig)
+        elif row.squid:
+            ca = confdir(row.confdir) / "mitmproxy-ca.pem"
+            command = squid.command(self.directory, self.port, rig.ports["proxy"], ca)
         elif row.launcher is None:
             command = [sys.executable, *MITMDUMP, *options, *row.arguments]
         else:
