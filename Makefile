@@ -117,7 +117,7 @@ oracle: $(CORE) ## the forms of generated URLs, in C and in Python; ORACLE_EXAMP
 # Both say in words what is missing on this machine (Go, valgrind), and need nothing of it to be idle: the one pairs
 # slices of each gateway, the other counts instructions.
 BENCH_ARGS ?=
-bench: $(CORE) ## CPU per request beside bare mitmdump's; writes docs/performance.json and .svg; BENCH_ARGS="-r 3 -k plain"
+bench: $(CORE) ## CPU, latency and peak beside bare mitmdump's; writes docs/performance.*; BENCH_ARGS="-r 3 -k plain"
 	@$(PY) -m bench.cpu $(BENCH_ARGS)
 	@$(PY) -m bench.plot
 
