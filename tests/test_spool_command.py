@@ -29,7 +29,7 @@ CREATE TABLE dead (row INTEGER PRIMARY KEY, key TEXT UNIQUE, body BLOB, status I
                    answer TEXT, buried_at REAL);
 CREATE VIEW counts AS SELECT count(*) AS records FROM records;
 INSERT INTO dead (key, body, status, answer, buried_at)
-    VALUES ('key', '{{"target_url": "http://example.com/"}}', 422, 'no', 1.0);
+    VALUES ('key', CAST('{{"target_url": "http://example.com/"}}' AS BLOB), 422, 'no', 1.0);
 PRAGMA user_version = {SCHEMA_VERSION};
 """
 """As much as the command relies on; tests/test_bad_days.py has it beside a real gateway."""
