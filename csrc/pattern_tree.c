@@ -1,7 +1,7 @@
 #include <string.h>
 
-#include "mem.h"
 #include "casing.h"
+#include "mem.h"
 #include "pattern_parse.h"
 
 /* --- widths --- */
