@@ -6,6 +6,7 @@ Loop thread only.
 from __future__ import annotations
 
 import asyncio
+import logging
 import signal
 from typing import Any
 
@@ -15,6 +16,8 @@ from mitmproxy.proxy import mode_servers
 from .workers import BACKLOG
 from .workers import RETIRE_SIGNAL
 from .workers import Control
+
+logger = logging.getLogger(__name__)
 
 IDLE_CHECK_SECONDS = 0.05
 
@@ -54,6 +57,7 @@ class WorkerAddon:
         """
         if self._retirement is None:
             self._stop_listening()
+            logger.info("Another worker has taken over; this one leaves when its clients have.")
             self._retirement = asyncio.get_running_loop().create_task(self._leave_when_idle())
 
     async def _leave_when_idle(self) -> None:
