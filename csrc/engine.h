@@ -5,8 +5,8 @@
  * the binding from engine_begin to engine_release; while it is undecided the engine holds pointers
  * to it, so it must stay until then.
  *
- * The loop thread only, but for engine_stop's waiting, which needs no other lock (the binding drops
- * the GIL for it). */
+ * One thread at a time: the loop's, or, for engine_release, whichever holds the GIL.  Only
+ * engine_halt may run beside others. */
 #ifndef FORWARDER_ENGINE_H
 #define FORWARDER_ENGINE_H
 
@@ -77,6 +77,11 @@ engine_give_up(struct engine *engine);
  * engine_take_decided. */
 void
 engine_stop(struct engine *engine, int timeout_ms);
+/* What of that waits: sends until the deadline, joins all threads.  After engine_give_up, before
+ * engine_stop.  It touches no request, so that another thread may release some meanwhile (the
+ * binding drops the GIL for this, and a garbage collection runs wherever it likes). */
+void
+engine_halt(struct engine *engine, int timeout_ms);
 /* The engine must be stopped, or this is a forked child (nothing is freed then). */
 void
 engine_destroy(struct engine *engine);

@@ -363,9 +363,11 @@ engine_py_stop(PyObject *object, PyObject *args)
         return NULL;
     }
     cancel_expiry(self);
+    engine_give_up(self->engine);
     PyThreadState *thread = PyEval_SaveThread();
-    engine_stop(self->engine, timeout > 0 ? (int)(timeout * 1000.0) : 0);
+    engine_halt(self->engine, timeout > 0 ? (int)(timeout * 1000.0) : 0);
     PyEval_RestoreThread(thread);
+    engine_stop(self->engine, 0);
     resolve_decided(self);
     log_notices(self);
     return Py_NewRef(Py_None);
