@@ -155,8 +155,10 @@ class Http2Flood(Listener):
     ) -> None:
         size = int(dict(event.headers)[b":path"][1:].partition(b"?")[0])
         wire.send_headers(event.stream_id, [(":status", "200")])
+        window = wire.local_flow_control_window
         while size:
-            piece = min(size, wire.max_outbound_frame_size)
+            await until(lambda: window(event.stream_id), "the gateway's window is open")
+            piece = min(size, wire.max_outbound_frame_size, window(event.stream_id))
             wire.send_data(event.stream_id, bytes(piece), end_stream=piece == size)
             writer.write(wire.data_to_send())
             await writer.drain()
@@ -221,7 +223,7 @@ async def test_an_answer_that_the_client_does_not_take(
     assert other.codes == [200], other.err
 
     client.open_window(large)
-    await until(lambda: client.streams[large].ended, "all has arrived")
+    await until(lambda: client.streams[large].ended, "all has arrived", 60)
     assert len(client.streams[large].data) == SIZE
     assert not face.held
     await client.close()
@@ -249,7 +251,7 @@ async def test_streams_that_nobody_reads_together(
     await until(lambda: not face.held, "the others are read again")
     for stream_id in small:
         client.open_window(stream_id)
-    await until(lambda: all(client.streams[x].ended for x in small), "all is answered")
+    await until(lambda: all(client.streams[x].ended for x in small), "all is answered", 60)
     assert {len(client.streams[x].data) for x in small} == {2 * WINDOW}
     await client.close()
 
