@@ -2,7 +2,6 @@
 
 #include <signal.h>
 #include <stdio.h>
-#include <string.h>
 
 #include "clock.h"
 #include "delivery_state.h"
@@ -246,7 +245,7 @@ static void
 tell_of_loss(struct delivery *delivery)
 {
     int64_t depth = spool_depth(delivery->spool);
-    if (depth > 0 && strcmp(spool_place(delivery->spool), "memory") == 0) {
+    if (depth > 0 && spool_is_in_memory(delivery->spool)) {
         stats_add(delivery->stats, STATS_records_dropped, (uint64_t)depth);
         event_notice(delivery->outbox, NOTICE_ERROR,
                      "%lld activity records were not delivered and are lost: ACTIVITY_SPOOL_DIR is "
@@ -414,12 +413,6 @@ delivery_stop(struct delivery *delivery)
     (void)woken;
     pthread_join(delivery->thread, NULL);
     delivery->started = false;
-    if (spool_is_in_memory(delivery->spool) && spool_depth(delivery->spool) > 0) {
-        event_notice(delivery->outbox, NOTICE_ERROR,
-                     "%lld activity records are lost: ACTIVITY_SPOOL_DIR is empty, so they were in "
-                     "memory only",
-                     (long long)spool_depth(delivery->spool));
-    }
 }
 
 void

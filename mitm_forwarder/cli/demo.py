@@ -67,7 +67,7 @@ def send(parts: stage.Stage, case: Case) -> Outcome:
 def run_cases(parts: stage.Stage) -> list[tuple[Case, Outcome]]:
     """In an order that lets one backend play all its parts."""
     http = f"http://127.0.0.1:{parts.target_ports['http']}"
-    https = f"https://localhost:{parts.target_ports['https']}"
+    https = f"https://127.0.0.1:{parts.target_ports['https']}"
     token, bad = parts.token, "not-a-token-of-this-backend"
     results: list[tuple[Case, Outcome]] = []
 
@@ -134,7 +134,7 @@ def report(results: list[tuple[Case, Outcome]], rows: list[dict[str, Any]]) -> b
 def show_how_to_try(parts: stage.Stage) -> None:
     """The lines to type while everything runs."""
     http = f"http://127.0.0.1:{parts.target_ports['http']}"
-    https = f"https://localhost:{parts.target_ports['https']}"
+    https = f"https://127.0.0.1:{parts.target_ports['https']}"
     parts.admin_call("PATCH", f"/proxies/{parts.proxy_id}", {"is_working": True})
     gateway = f"127.0.0.1:{parts.gateway_port}"
     curl = f'curl -x http://{gateway} -H "Authorization: Bearer $TOKEN"'

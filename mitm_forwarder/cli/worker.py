@@ -6,6 +6,7 @@ Loop thread only.
 from __future__ import annotations
 
 import asyncio
+import logging
 import signal
 from typing import Any
 
@@ -16,7 +17,11 @@ from .workers import BACKLOG
 from .workers import RETIRE_SIGNAL
 from .workers import Control
 
+logger = logging.getLogger(__name__)
+
 IDLE_CHECK_SECONDS = 0.05
+IDLE_CHECKS = 2
+"""In a row: a connection that was accepted is in nobody's list until its first turn of the loop."""
 
 
 class WorkerAddon:
@@ -54,16 +59,17 @@ class WorkerAddon:
         """
         if self._retirement is None:
             self._stop_listening()
+            logger.info("Another worker has taken over; this one leaves when its clients have.")
             self._retirement = asyncio.get_running_loop().create_task(self._leave_when_idle())
 
     async def _leave_when_idle(self) -> None:
         loop = asyncio.get_running_loop()
         proxyserver = ctx.master.addons.get("proxyserver")
         deadline = loop.time() + ctx.master.addons.get("forwarder").retire()
-        while True:
+        idle = 0
+        while idle < IDLE_CHECKS and loop.time() < deadline:
             await asyncio.sleep(IDLE_CHECK_SECONDS)
-            if not proxyserver.connections or loop.time() > deadline:
-                break
+            idle = 0 if proxyserver.connections else idle + 1
         ctx.master.shutdown()
 
     def _stop_listening(self) -> None:

@@ -51,7 +51,7 @@ def workers(parts: tuple[Backend, Any, Any], confdir: Path, tmp_path: Path) -> I
         backend.system_token,
         confdir=confdir,
         options=["--set", trust],
-        env={"BLACKLIST_REFRESH_SECONDS": "60"},
+        env={"BLACKLIST_REFRESH_SECONDS": "60", "SHUTDOWN_TIMEOUT": str(TIMEOUT)},
     ) as gateway:
         gateway.two_ready()
         yield gateway
@@ -132,8 +132,7 @@ def test_retired_worker_serves_who_has_connected(workers: Workers, here: World) 
     clients = [socket.create_connection(address, TIMEOUT) for _ in range(8)]
     old = workers.children()
     os.kill(workers.pid, signal.SIGHUP)
-    workers.two_ready(times=2)
-    wait_until(lambda: len(workers.children()) == 4, TIMEOUT, "old workers that wait for clients")
+    workers.wait_for_log(r"(?s)(Another worker has taken over.*?){2}")
     for client in clients:
         with client:
             url = here.url()
