@@ -134,8 +134,8 @@ chaos: $(CORE) ## 1,000 kills, faults, full disks, a backlog of 1 GiB; writes do
 	$(PY) -m tests.chaos.run $(CHAOS_ARGS)
 
 SOAK_ARGS ?= --minutes 10
-soak: $(CORE) ## ten minutes of load: the slopes of memory, descriptors and threads
-	$(PY) -m tests.chaos.soak $(SOAK_ARGS)
+soak: $(CORE) ## ten minutes of load: the slopes of memory, descriptors and threads, in the same page
+	$(PY) -m tests.chaos.run soak $(SOAK_ARGS)
 
 SPOOL_BENCH_DIR ?= build/bench-spool-data
 bench-spool: $(TEST_PACKAGES) ## what an activity record costs, on the disk of SPOOL_BENCH_DIR
