@@ -356,14 +356,20 @@ def load(
     options: object | None = None,
     environ: Mapping[str, str] | None = None,
     cwd: Path | None = None,
+    *,
+    secrets: bool = True,
 ) -> Config:
     """The whole configuration. `options` is mitmproxy's (or None), `environ` defaults to the
-    process's, `cwd` is where `.env` is looked for. Raises ConfigError with every problem there is.
+    process's, `cwd` is where `.env` is looked for; without `secrets` they are empty, and may be
+    missing. Raises ConfigError with every problem there is.
     """
     sources = _Sources(options, environ, cwd)
     values: dict[str, Any] = {}
     problems: list[str] = []
     for variable in VARIABLES:
+        if variable.secret and not secrets:
+            values[variable.field] = ""
+            continue
         try:
             values[variable.field] = _value(variable, sources, values)
         except ConfigError as error:
