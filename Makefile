@@ -56,11 +56,11 @@ include tests/fuzz/rules.mk
 include bench/rules/rules.mk
 
 # In this order, so that the quick ones fail first.  Those of many parts keep each part's output together.
-TEST_STEPS := lint ctest asan tsan leak torture pytest compat-smoke asan-python
+TEST_STEPS := lint ctest asan tsan fuzz leak torture pytest compat-smoke asan-python
 test: $(CORE) $(TEST_PACKAGES) ## everything that CI runs
 	@for step in $(TEST_STEPS); do \
 	    start=$$SECONDS; echo "== make $$step"; \
-	    case $$step in lint | ctest | asan | tsan | torture) parts="-j$(JOBS) -O" ;; *) parts= ;; esac; \
+	    case $$step in lint | ctest | asan | tsan | fuzz | torture) parts="-j$(JOBS) -O" ;; *) parts= ;; esac; \
 	    $(MAKE) --no-print-directory $$parts $$step; \
 	    echo "== make $$step: ok, $$((SECONDS - start)) s"; \
 	done
@@ -134,8 +134,8 @@ chaos: $(CORE) ## 1,000 kills, faults, full disks, a backlog of 1 GiB; writes do
 	$(PY) -m tests.chaos.run $(CHAOS_ARGS)
 
 SOAK_ARGS ?= --minutes 10
-soak: $(CORE) ## ten minutes of load: the slopes of memory, descriptors and threads
-	$(PY) -m tests.chaos.soak $(SOAK_ARGS)
+soak: $(CORE) ## ten minutes of load: the slopes of memory, descriptors and threads, in the same page
+	$(PY) -m tests.chaos.run soak $(SOAK_ARGS)
 
 SPOOL_BENCH_DIR ?= build/bench-spool-data
 bench-spool: $(TEST_PACKAGES) ## what an activity record costs, on the disk of SPOOL_BENCH_DIR
