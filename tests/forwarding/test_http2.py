@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import h2.config
 import h2.connection
 import h2.events
 import pytest
+from mitmproxy.proxy.layers.http._events import ResponseEndOfMessage
 
 from mitm_forwarder import layers
 from mitm_forwarder.http2 import QUEUE_LIMIT
@@ -242,8 +244,8 @@ async def test_streams_that_nobody_reads_together(
     assert await settled(flood) < len(large) * SIZE // 2
     assert face._queued() < QUEUE_LIMIT + len(large) * READ_AHEAD
     small = []
-    for _ in range(4):  # one after the other: the same connection, as long as it is read again
-        small.append(client.request(f"{url}/{4 * WINDOW}?stream=1"))
+    for _ in range(7):  # one after the other: the same connection, as long as it is read again
+        small.append(client.request(f"{url}/{3 * WINDOW}?stream=1"))
         stream = client.streams[small[-1]]
         await until(lambda stream=stream: len(stream.data) == WINDOW, "what the window takes")
     for stream_id in large:
@@ -252,8 +254,21 @@ async def test_streams_that_nobody_reads_together(
     for stream_id in small:
         client.open_window(stream_id)
     await until(lambda: all(client.streams[x].ended for x in small), "all is answered", 60)
-    assert {len(client.streams[x].data) for x in small} == {4 * WINDOW}
+    assert {len(client.streams[x].data) for x in small} == {3 * WINDOW}
     await client.close()
+
+
+async def test_an_answer_that_ends_gives_its_connection_back() -> None:
+    """Unless another stream still holds it."""
+    face = object.__new__(ForwarderHttp2Server)
+    calls: list[Any] = []
+    face.top = SimpleNamespace(set_reading=lambda *call: calls.append(call))  # type: ignore[assignment]
+    shared: Any = object()
+    face.held = {1: shared, 3: shared}
+    assert list(face._drain(iter(()), ResponseEndOfMessage(1))) == []  # type: ignore[arg-type]
+    assert (calls, list(face.held)) == ([], [3])
+    assert list(face._drain(iter(()), ResponseEndOfMessage(3))) == []  # type: ignore[arg-type]
+    assert (calls, face.held) == ([(shared, True)], {})
 
 
 async def test_an_answer_that_is_never_taken(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
