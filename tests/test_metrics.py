@@ -21,6 +21,7 @@ import pytest
 
 from mitm_forwarder import __version__
 from mitm_forwarder import _core
+from mitm_forwarder.cli.workers import Control
 from mitm_forwarder.web import board
 from mitm_forwarder.web import desk
 from mitm_forwarder.web import metrics
@@ -491,6 +492,36 @@ def test_counters_outlive_their_worker() -> None:
         assert page[f"{P}rule_hits_total", "1"] == 4
         assert page[f"{P}requests_running"] == 0
         assert page[f"{P}workers"] == 1
+
+
+@pytest.mark.usefixtures("stale")
+def test_counters_outlive_an_engine() -> None:
+    """A worker that has reloaded its script begins at 0; a rule that is gone is no such thing."""
+    with Pool(1) as pool:
+        pool.scrape(metrics.read(Engine([(1, 4, 0)], requests=5, records=5)))
+        page, _ = pool.scrape(metrics.read(Engine(requests=6, records=6)))
+        assert page[f"{P}requests_total"] == 6
+        pool.scrape({})
+        page, _ = pool.scrape(reading(requests=2, records=1))
+        assert page[f"{P}requests_total"] == 8
+        assert page[f"{P}records_total"] == 7
+
+
+def test_worker_hears_while_it_asks() -> None:
+    """A question that comes before the sockets a worker waits for is heard after them."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with ours, theirs, socket.create_server(("127.0.0.1", 0)) as listener:
+        ours.send(board.QUESTION)
+        ours.send(b'{"serving": []}')
+        socket.send_fds(ours, [b"sockets"], [listener.fileno()])
+        control = Control(theirs)
+        (sock,) = control.listen("127.0.0.1", 0)
+        assert sock.getsockname() == listener.getsockname()
+        sock.close()
+        assert control.hear() == [board.QUESTION, b'{"serving": []}']
+        assert control.hear() == []
+        ours.close()
+        assert control.hear() == [b""]
 
 
 @pytest.mark.usefixtures("stale")

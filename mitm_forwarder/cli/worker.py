@@ -34,10 +34,10 @@ class WorkerPage:
     def __init__(self, control: Control) -> None:
         self._control = control
         self.places: tuple[Place, ...] = ()
-        """Where the supervisor serves it; until that has said so, where it will."""
+        """Where the supervisor serves it; until that has said so, where it is to."""
 
     def move(self, place: Place | None) -> None:
-        self.places = () if place is None else (place,)
+        self.places = () if place is None or place[1] == 0 else (place,)
         self._control.want_metrics(place)
 
     def close(self) -> None:

@@ -120,8 +120,10 @@ class Board:
     def heard(self, source: Source, fd: int) -> None:
         """A worker's answer, in a file that is closed here."""
         try:
-            source.readings = metrics.load(os.pread(fd, READINGS_MAX_BYTES, 0))
-            source.asked = False
+            readings = metrics.load(os.pread(fd, READINGS_MAX_BYTES, 0))
+            if source.readings is not None and metrics.began_anew(readings, source.readings):
+                self._bury(source.readings)
+            source.readings, source.asked = readings, False
         except (OSError, ValueError, TypeError):
             pass  # as good as none
         finally:
@@ -131,8 +133,11 @@ class Board:
     def lost(self, source: Source) -> None:
         """A worker has ended: what it has counted has happened."""
         if source.readings is not None:
-            self._gone = metrics.merge([self._gone, metrics.counters(source.readings)])
+            self._bury(source.readings)
         self._finish()
+
+    def _bury(self, readings: metrics.Readings) -> None:
+        self._gone = metrics.merge([self._gone, metrics.counters(readings)])
 
     def _finish(self) -> None:
         if self._due is None:

@@ -147,6 +147,15 @@ def counters(readings: Readings) -> Readings:
     return {key: value for key, value in readings.items() if _BY_NAME[key[0]].type == "counter"}
 
 
+def began_anew(readings: Readings, before: Readings) -> bool:
+    """The same process has another engine (a reload): its counters began at 0. Those of a rule may
+    be gone because the rule is.
+    """
+    return any(
+        readings.get(key, 0) < value for key, value in counters(before).items() if not key[1]
+    )
+
+
 def _shown(readings: Readings) -> Readings:
     """With no more rules than there is room for."""
     for name in (RULE_HITS, RULE_LIMIT_HITS):
