@@ -86,8 +86,12 @@ class Control:
     def hear(self) -> list[bytes]:
         """What the supervisor has said unasked; an empty message is its end."""
         heard, self._unheard = self._unheard, []
-        with contextlib.suppress(BlockingIOError):
+        try:
             heard.append(self.socket.recv(MESSAGE_MAX_BYTES, socket.MSG_DONTWAIT))
+        except BlockingIOError:
+            pass
+        except ConnectionError:
+            heard.append(b"")  # it died with something of ours unread
         return heard
 
 
