@@ -117,9 +117,12 @@ oracle: $(CORE) ## the forms of generated URLs, in C and in Python; ORACLE_EXAMP
 # Both say in words what is missing on this machine (Go, valgrind), and need nothing of it to be idle: the one pairs
 # slices of each gateway, the other counts instructions.
 BENCH_ARGS ?=
-bench: $(CORE) ## CPU per request beside bare mitmdump's; writes docs/performance.json and .svg; BENCH_ARGS="-r 3 -k plain"
+bench: $(CORE) ## CPU, latency and peak beside bare mitmdump's; writes docs/performance.*; BENCH_ARGS="-r 3 -k plain"
 	@$(PY) -m bench.cpu $(BENCH_ARGS)
 	@$(PY) -m bench.plot
+
+bench-growth: $(CORE) ## cost per request as connections, rules, upstreams and requests grow; the memory of workers
+	@$(PY) -m bench.growth $(BENCH_ARGS)
 
 bench-ir: $(CORE) ## instructions per request under callgrind, which repeat to 2 %; fails over the limits of bench/ir.py
 	@$(PY) -m bench.ir --gate $(BENCH_ARGS)
@@ -170,5 +173,5 @@ fresh: ## make demo and make test in bare Debian roots (root and debootstrap nee
 clean: ## all that make has made, but for .venv and .venvs
 	rm -rf build dist *.egg-info mitm_forwarder/*.so
 
-.PHONY: help build demo test lint ruff mypy stubtest pytest forwarding-table memory asan-python leak oracle bench bench-ir chaos \
+.PHONY: help build demo test lint ruff mypy stubtest pytest forwarding-table memory asan-python leak oracle bench bench-growth bench-ir chaos \
 	soak bench-spool compat compat-smoke lock image fresh clean

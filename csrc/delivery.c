@@ -2,7 +2,6 @@
 
 #include <signal.h>
 #include <stdio.h>
-#include <string.h>
 
 #include "clock.h"
 #include "delivery_state.h"
@@ -246,7 +245,7 @@ static void
 tell_of_loss(struct delivery *delivery)
 {
     int64_t depth = spool_depth(delivery->spool);
-    if (depth > 0 && strcmp(spool_place(delivery->spool), "memory") == 0) {
+    if (depth > 0 && spool_is_in_memory(delivery->spool)) {
         stats_add(delivery->stats, STATS_records_dropped, (uint64_t)depth);
         event_notice(delivery->outbox, NOTICE_ERROR,
                      "%lld activity records were not delivered and are lost: ACTIVITY_SPOOL_DIR is "
@@ -296,6 +295,7 @@ delivery_create(struct reactor *reactor, struct mailbox *outbox, struct stats *s
     delivery->authorization = config->authorization;
     delivery->timeout_ms = config->timeout_ms;
     list_init(&delivery->ready);
+    list_init(&delivery->settled);
     reactor_timer_init(&delivery->timer, delivery_post_by_timer);
     delivery->move_due_ms = CLOCK_NEVER;
     link_init(&delivery->move.mail.link);
@@ -405,18 +405,14 @@ delivery_stop(struct delivery *delivery)
     }
     struct store_task wake = {.run = nothing};
     link_init(&wake.mail.link);
+    /* Or what the backend has accepted would be posted again by the next process. */
+    delivery_post_give_back(delivery);
     atomic_store(&delivery->stopping, true);
     /* Refused when the thread has seen `stopping` by itself. */
     bool woken = mailbox_post(&delivery->inbox, &wake.mail);
     (void)woken;
     pthread_join(delivery->thread, NULL);
     delivery->started = false;
-    if (spool_is_in_memory(delivery->spool) && spool_depth(delivery->spool) > 0) {
-        event_notice(delivery->outbox, NOTICE_ERROR,
-                     "%lld activity records are lost: ACTIVITY_SPOOL_DIR is empty, so they were in "
-                     "memory only",
-                     (long long)spool_depth(delivery->spool));
-    }
 }
 
 void
@@ -425,7 +421,7 @@ delivery_destroy(struct delivery *delivery)
     if (delivery == NULL) {
         return;
     }
-    assert(!delivery->started && delivery->in_flight == 0);
+    assert(!delivery->started && delivery->in_flight == 0 && delivery->settled_count == 0);
     for (struct link *link; (link = list_take_front(&delivery->ready)) != NULL;) {
         delivery_post_destroy(LIST_ENTRY(link, struct post, ready));
     }

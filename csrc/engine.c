@@ -311,6 +311,21 @@ lose_interest(struct request *request)
 }
 
 void
+engine_leave(struct engine *engine, struct request *request)
+{
+    if (request->state == REQUEST_WAITS_FOR_PERMIT) {
+        struct permit *granted = permits_give_back(&engine->permits, &request->permit);
+        assert(granted == NULL); /* it held none */
+        (void)granted;
+    }
+    else if (request->state != REQUEST_WAITS_FOR_RULES) {
+        return;
+    }
+    link_remove(&request->link);
+    engine_decide(engine, request, REASON_client_gone, NULL);
+}
+
+void
 engine_finish(struct engine *engine, struct request *request)
 {
     if (request->finished) {

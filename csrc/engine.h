@@ -5,8 +5,8 @@
  * the binding from engine_begin to engine_release; while it is undecided the engine holds pointers
  * to it, so it must stay until then.
  *
- * The loop thread only, but for engine_stop's waiting, which needs no other lock (the binding drops
- * the GIL for it). */
+ * One thread at a time: the loop's, or, for engine_release, whichever holds the GIL.  Only
+ * engine_halt may run beside others. */
 #ifndef FORWARDER_ENGINE_H
 #define FORWARDER_ENGINE_H
 
@@ -77,6 +77,11 @@ engine_give_up(struct engine *engine);
  * engine_take_decided. */
 void
 engine_stop(struct engine *engine, int timeout_ms);
+/* What of that waits: sends until the deadline, joins all threads.  After engine_give_up, before
+ * engine_stop.  It touches no request, so that another thread may release some meanwhile (the
+ * binding drops the GIL for this, and a garbage collection runs wherever it likes). */
+void
+engine_halt(struct engine *engine, int timeout_ms);
 /* The engine must be stopped, or this is a forked child (nothing is freed then). */
 void
 engine_destroy(struct engine *engine);
@@ -138,6 +143,10 @@ engine_record(struct engine *engine, struct request *request, int status) MUST_C
  */
 void
 engine_record_unfinished(struct engine *engine);
+/* The client has gone.  A request that waits for its turn gives up its place at once, and comes out
+ * of engine_take_decided; any other takes its course, for the answer names the user. */
+void
+engine_leave(struct engine *engine, struct request *request);
 /* The flow has ended: the permit goes back.  Does nothing the second time.  A request that is still
  * undecided counts as decided (internal) from here on, and does not come out of engine_take_decided
  * any more. */
@@ -166,6 +175,9 @@ request_upstream(const struct request *request);
 /* The `Authorization` header was the user token and must not leave. */
 bool
 request_takes_authorization(const struct request *request);
+/* Whose request it is, as the client says: the bare JWT; borrowed, empty where there is none. */
+struct slice
+request_token(const struct request *request);
 /* What must not leave in any `Authorization` header, whatever its scheme; borrowed, may be empty.
  */
 struct slice

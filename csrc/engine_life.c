@@ -172,6 +172,22 @@ engine_refuse(struct engine *engine)
 }
 
 void
+engine_halt(struct engine *engine, int timeout_ms)
+{
+    if (engine_is_forked(engine) || engine->halted) {
+        return;
+    }
+    engine->halted = true;
+    /* flush */
+    delivery_flush(engine->delivery, timeout_ms);
+    /* halt */
+    reactor_stop(engine->reactor);
+    refresh_join(engine->refresh);
+    /* store */
+    delivery_stop(engine->delivery);
+}
+
+void
 engine_stop(struct engine *engine, int timeout_ms)
 {
     if (engine_is_forked(engine) || engine->reactor == NULL) {
@@ -180,13 +196,7 @@ engine_stop(struct engine *engine, int timeout_ms)
     /* refuse */
     engine_give_up(engine);
     engine->started = true; /* no more */
-    /* flush */
-    delivery_flush(engine->delivery, timeout_ms);
-    /* halt */
-    reactor_stop(engine->reactor);
-    refresh_join(engine->refresh);
-    /* store */
-    delivery_stop(engine->delivery);
+    engine_halt(engine, timeout_ms);
     /* resolve */
     reactor_destroy(engine->reactor);
     engine->reactor = NULL;

@@ -33,6 +33,8 @@ engine_decide(struct engine *engine, struct request *request, enum reason reason
     case REASON_token_refused:
         stats_add(&engine->stats, STATS_unauthorized, 1);
         break;
+    case REASON_client_gone:
+        break; /* nobody was answered */
     case REASON_overloaded:
         stats_add(&engine->stats, STATS_overloaded, 1);
         break;

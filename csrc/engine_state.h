@@ -53,6 +53,7 @@ struct engine {
     struct list notices; /* likewise */
     bool refusing;
     bool started;
+    bool halted; /* the threads are joined, or somebody is at it */
 };
 
 static inline bool

@@ -1,5 +1,6 @@
 #include <string.h>
 
+#include "casing.h"
 #include "pattern_parse.h"
 
 #define ASCII_END 0x80u
@@ -132,34 +133,48 @@ add_run(struct class_builder *builder, uint32_t low, uint32_t high)
     return err;
 }
 
-/* The ASCII letters that equal a character of the range where case does not count. */
-static void
-add_ascii_cases(struct class_builder *builder, uint32_t low, uint32_t high)
-{
-    for (const struct ascii_case *pair = ascii_cases; pair->letter != 0; pair++) {
-        if (low <= pair->wide && pair->wide <= high) {
-            set_add(&builder->set, (unsigned char)pair->letter);
-        }
-    }
-}
-
 static enum err
-add_range(struct class_builder *builder, uint32_t low, uint32_t high)
+add_as_written(struct class_builder *builder, uint32_t low, uint32_t high)
 {
     for (; low <= high && low < ASCII_END; low++) {
         set_add(&builder->set, low);
-    }
-    if (low > high) {
-        return ERR_OK;
-    }
-    if ((builder->flags & (PATTERN_IGNORECASE | PATTERN_ASCII)) == PATTERN_IGNORECASE) {
-        add_ascii_cases(builder, low, high);
     }
     /* A complement holds all that is beyond ASCII. */
     enum err err = ERR_OK;
     for (uint32_t end; !builder->complement && low <= high && !err; low = end + 1) {
         end = utf8_run_end(low, high);
         err = add_run(builder, low, end);
+    }
+    return err;
+}
+
+/* What equals those of the run that are in the range. */
+static enum err
+add_other_case(struct class_builder *builder, const struct case_run *run, uint32_t low,
+               uint32_t high)
+{
+    uint32_t first = run->low, last = run->high < high ? run->high : high;
+    if (first < low) {
+        first += (low - first + run->step - 1) / run->step * run->step;
+    }
+    uint32_t span = run->step == 1 && first <= last ? last - first : 0;
+    enum err err = ERR_OK;
+    for (uint32_t c = first; c <= last && !err; c += span + run->step) {
+        uint32_t other = c + (uint32_t)run->distance;
+        if (other < low || other + span > high) {
+            err = add_as_written(builder, other, other + span);
+        }
+    }
+    return err;
+}
+
+static enum err
+add_range(struct class_builder *builder, uint32_t low, uint32_t high)
+{
+    bool folded = (builder->flags & (PATTERN_IGNORECASE | PATTERN_ASCII)) == PATTERN_IGNORECASE;
+    enum err err = add_as_written(builder, low, high);
+    for (const struct case_run *run = case_runs; folded && run->step != 0 && !err; run++) {
+        err = high < ASCII_END ? ERR_OK : add_other_case(builder, run, low, high);
     }
     return err;
 }

@@ -65,16 +65,7 @@ utf8_byte(uint32_t c, unsigned length, unsigned index)
     return (unsigned char)(index > 0 ? 0x80 | (bits & 0x3f) : (0xf00 >> length & 0xff) | bits);
 }
 
-/* What Python pairs with an ASCII letter where case does not count: its table of extra cases, and
- * what it lowers to one. A zero ends the list. */
-struct ascii_case {
-    uint32_t wide;
-    char letter;
-};
-
 /* --- pattern_tree.c --- */
-
-extern const struct ascii_case ascii_cases[];
 
 uint64_t width_product(uint64_t a, uint64_t b);
 struct width width_of_both(struct width a, struct width b);
@@ -92,8 +83,7 @@ void parts_push(struct parser *parser, struct parts *parts, const struct part *p
 /* The list as one node: of `kind` if there are several. */
 enum err parts_join(struct parser *parser, const struct parts *parts, enum pattern_kind kind,
                     size_t position, struct part *out) MUST_CHECK;
-/* A character by the bytes of its UTF-8 form; caseless, also as the ASCII letter that equals it
- * then. */
+/* A character by the bytes of its UTF-8 form; caseless, also those that equal it then. */
 enum err tree_add_literal(struct parser *parser, uint32_t c, unsigned flags, size_t position,
                           struct part *out) MUST_CHECK;
 

@@ -1,5 +1,6 @@
 #include <string.h>
 
+#include "casing.h"
 #include "mem.h"
 #include "pattern_parse.h"
 
@@ -169,21 +170,6 @@ parts_join(struct parser *parser, const struct parts *parts, enum pattern_kind k
 
 /* --- characters --- */
 
-const struct ascii_case ascii_cases[] = {
-    {0x130, 'i'}, {0x131, 'i'}, {0x17f, 's'}, {0x212a, 'k'}, {0, 0},
-};
-
-/* 0 if there is none. */
-static char
-ascii_letter_of(uint32_t c)
-{
-    const struct ascii_case *pair = ascii_cases;
-    while (pair->letter != 0 && pair->wide != c) {
-        pair++;
-    }
-    return pair->letter;
-}
-
 static const struct width one_wide = {1, 1};
 
 /* One character, by the bytes of its UTF-8 form. */
@@ -209,25 +195,34 @@ add_character(struct parser *parser, uint32_t c, unsigned flags, size_t position
     return err;
 }
 
+static bool
+run_has(const struct case_run *run, uint32_t c)
+{
+    return run->low <= c && c <= run->high && (c - run->low) % run->step == 0;
+}
+
 enum err
 tree_add_literal(struct parser *parser, uint32_t c, unsigned flags, size_t position,
                  struct part *out)
 {
-    unsigned how = flags & (PATTERN_IGNORECASE | PATTERN_ASCII);
-    char letter = how == PATTERN_IGNORECASE ? ascii_letter_of(c) : 0;
-    struct part part;
+    bool folded = (flags & (PATTERN_IGNORECASE | PATTERN_ASCII)) == PATTERN_IGNORECASE;
     struct parts parts = {0};
+    struct part part;
     enum err err = add_character(parser, c, flags, position, &part);
-    if (err || letter == 0) {
-        *out = part;
-        return err;
-    }
-    parts_push(parser, &parts, &part);
-    err = add_character(parser, (unsigned char)letter, flags, position, &part);
     if (err) {
         return err;
     }
     parts_push(parser, &parts, &part);
+    for (const struct case_run *run = case_runs; folded && c >= 0x80 && run->step != 0; run++) {
+        if (!run_has(run, c)) {
+            continue;
+        }
+        err = add_character(parser, c + (uint32_t)run->distance, flags, position, &part);
+        if (err) {
+            return err;
+        }
+        parts_push(parser, &parts, &part);
+    }
     err = parts_join(parser, &parts, PATTERN_ALTERNATE, position, out);
     out->width = one_wide;
     return err;

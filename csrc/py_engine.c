@@ -253,6 +253,18 @@ engine_py_record(PyObject *object, PyObject *flow)
 }
 
 static PyObject *
+engine_py_leave(PyObject *object, PyObject *flow)
+{
+    struct py_request *request = request_of(SELF(object), flow);
+    if (request == NULL) {
+        return PyErr_Occurred() ? NULL : Py_NewRef(Py_None);
+    }
+    engine_leave(request->engine->engine, request->request);
+    resolve_decided(request->engine);
+    return Py_NewRef(Py_None);
+}
+
+static PyObject *
 engine_py_finish(PyObject *object, PyObject *flow)
 {
     struct py_engine *self = SELF(object);
@@ -351,9 +363,11 @@ engine_py_stop(PyObject *object, PyObject *args)
         return NULL;
     }
     cancel_expiry(self);
+    engine_give_up(self->engine);
     PyThreadState *thread = PyEval_SaveThread();
-    engine_stop(self->engine, timeout > 0 ? (int)(timeout * 1000.0) : 0);
+    engine_halt(self->engine, timeout > 0 ? (int)(timeout * 1000.0) : 0);
     PyEval_RestoreThread(thread);
+    engine_stop(self->engine, 0);
     resolve_decided(self);
     log_notices(self);
     return Py_NewRef(Py_None);
@@ -565,6 +579,9 @@ static PyMethodDef engine_methods[] = {
     {"record", engine_py_record, METH_O,
      "record($self, flow, /)\n--\n\nWrites the one activity record of the flow; False when the "
      "spool cannot take it."},
+    {"leave", engine_py_leave, METH_O,
+     "leave($self, flow, /)\n--\n\nThe client has gone: a flow that waits for its turn gives up its "
+     "place."},
     {"finish", engine_py_finish, METH_O,
      "finish($self, flow, /)\n--\n\nThe flow has ended: gives the permit back.  (method, url, "
      "status, proxy_id, "

@@ -360,6 +360,17 @@ optional_string(const char *text)
     return text != NULL && text[0] != '\0' ? py_text(text) : Py_NewRef(Py_None);
 }
 
+/* Equal for equal tokens; what it is made of cannot be told from it. */
+static PyObject *
+mark_of_user(const struct request *request)
+{
+    struct slice token = request_token(request);
+    PyObject *bytes = PyBytes_FromStringAndSize(token.data, (Py_ssize_t)token.len);
+    Py_hash_t hash = bytes != NULL ? PyObject_Hash(bytes) : -1;
+    Py_XDECREF(bytes);
+    return hash != -1 ? PyLong_FromSsize_t(hash) : NULL;
+}
+
 /* Always a fresh Server: HTTP/2 streams of one client share the object that was there. */
 static int
 set_server(struct py_request *self, PyObject *flow, const struct upstream *upstream)
@@ -368,11 +379,12 @@ set_server(struct py_request *self, PyObject *flow, const struct upstream *upstr
     int rc = -1;
     PyObject *address = NULL, *server = NULL, *empty = NULL, *arguments = NULL;
     PyObject *id = py_from_id(&upstream->id);
+    PyObject *user = id != NULL ? mark_of_user(self->request) : NULL;
     PyObject *via =
-        id ? PyObject_CallFunction(engine->route, "ssizzOz", upstream_kind_name(upstream->kind),
-                                   upstream->host, upstream->port, upstream->username,
-                                   upstream->password, id, upstream->tls_name)
-           : NULL;
+        user ? PyObject_CallFunction(engine->route, "ssizzOzO", upstream_kind_name(upstream->kind),
+                                     upstream->host, upstream->port, upstream->username,
+                                     upstream->password, id, upstream->tls_name, user)
+             : NULL;
     struct flow_reading reading;
     if (flow_read_target(engine, flow, &reading) == 0) {
         PyObject *host = py_get(engine->state, reading.data, NAME_host);
@@ -391,6 +403,7 @@ set_server(struct py_request *self, PyObject *flow, const struct upstream *upstr
         rc = py_set(engine->state, flow, NAME_server_conn, server);
     }
     Py_XDECREF(id);
+    Py_XDECREF(user);
     Py_XDECREF(via);
     Py_XDECREF(address);
     Py_XDECREF(arguments);

@@ -27,6 +27,7 @@
     X(no_rules, "no rule set was ever loaded")                                                     \
     X(stale_rules, "the rule set is older than allowed")                                           \
     X(spool_full, "the activity spool takes no record")                                            \
+    X(client_gone, "the client did not wait")                                                      \
     X(shutting_down, "the gateway is stopping")                                                    \
     X(bad_request, "a request target that cannot be read without doubt")                           \
     X(misdirected, "target and Host disagree inside a tunnel")                                     \

@@ -300,6 +300,12 @@ request_takes_authorization(const struct request *request)
 }
 
 struct slice
+request_token(const struct request *request)
+{
+    return (struct slice){request->token.text, request->token.len};
+}
+
+struct slice
 request_token_to_hide(const struct request *request)
 {
     /* A short text may occur in other credentials by chance. */

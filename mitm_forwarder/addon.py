@@ -192,6 +192,9 @@ class Forwarder:
         if not has_token and config.auth_challenge == 407 and config.require_user_jwt:
             if config.default_user_jwt is None:
                 flow.response = bridge.answer("no_token", flow.id, flow.request.method, None)
+                errors.ask_as_proxy(flow.response)
+        if flow.response is None:
+            routes.TUNNEL_TOKENS.setdefault(flow.client_conn, b"")
 
     def http_connect_upstream(self, flow: http.HTTPFlow) -> None:
         tunnels.authorize_connect(flow)
@@ -206,6 +209,7 @@ class Forwarder:
             pending = self.bridge.engine.begin(flow)
             if pending is not None:
                 await pending
+            self._challenge(flow)
             _stream_upload(flow.request, self.bridge.config.stream_threshold_bytes)
             self._say_goodbye(flow)
         except (Exception, asyncio.CancelledError):
@@ -249,6 +253,16 @@ class Forwarder:
 
     def error(self, flow: http.HTTPFlow) -> None:
         self._end(flow)
+
+    def _challenge(self, flow: http.HTTPFlow) -> None:
+        """AUTH_CHALLENGE=407 where the client asked a proxy. What it says to a target, inside its
+        tunnel or because it knows of no proxy, is answered 401: 407 means nothing there.
+        """
+        if self.bridge is None or self.bridge.config.auth_challenge != 407:
+            return
+        if flow.response is not None and flow.response.status_code == 401:
+            if modes.is_asked_as_proxy(flow.client_conn):
+                errors.ask_as_proxy(flow.response)
 
     def _say_goodbye(self, flow: http.HTTPFlow) -> None:
         """While leaving: the client's next request is for somebody else. HTTP/2 has no such

@@ -151,16 +151,16 @@ class Bridge:
         self, reason: str, request_id: str, method: str, detail: str | None
     ) -> http.Response:
         """The engine's own answers; the signature is that of `_core.Engine`."""
-        response = errors.make_response(reason, request_id, method=method, detail=detail)
-        if response.status_code == 401 and self.config.auth_challenge == 407:
-            errors.ask_as_proxy(response)
-        return response
+        return errors.make_response(reason, request_id, method=method, detail=detail)
 
     def judge(self, flow: http.HTTPFlow) -> bool:
         return self.engine.judge(flow)
 
     def retry(self, flow: http.HTTPFlow, reason: str) -> Awaitable[None] | None:
         return self.engine.retry(flow)
+
+    def leave(self, flow: http.HTTPFlow) -> None:
+        self.engine.leave(flow)
 
     def finish(self, flow: http.HTTPFlow) -> None:
         """The flow has ended: the permit goes back, and the request line is logged, once."""

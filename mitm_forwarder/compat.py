@@ -294,6 +294,14 @@ CONTRACT: tuple[Reliance, ...] = (
         f"{HTTP}._http1:Http1Client.send", source="raw = http1.assemble_request_head(request)"
     ),
     Reliance("mitmproxy.proxy.commands:SendData.__init__", "(self, connection, data)"),
+    # http2.py
+    Reliance(f"{HTTP}._http2:Http2Client._handle_event", "(self, event)"),
+    Reliance(f"{HTTP}._http2:Http2Client.__init__", source="self.stream_queue ="),
+    Reliance(f"{HTTP}._http2:Http2Connection.close_connection", source="self.streams.clear()"),
+    Reliance(
+        f"{HTTP}._http_h2:BufferedH2Connection.send_data",
+        source="self.stream_buffers[stream_id].append(SendH2Data(data, end_stream))",
+    ),
     # http1.py
     Reliance(f"{HTTP}:HttpLayer._handle_event", source="self.connections[self.context.client]"),
     Reliance(f"{HTTP}._http1:Http1Server.read_headers", "(self, event)"),

@@ -65,7 +65,8 @@ class Dispatcher(addonmanager.AddonManager):
             await _run(self, "update", ([message],))
 
     def trigger(self, event: hooks.Hook) -> None:
-        if event.name in LIFECYCLE:
+        # What is no hook at all, mitmproxy refuses for each addon, in the log.
+        if not isinstance(event, hooks.Hook) or event.name in LIFECYCLE:
             super().trigger(event)
             return
         args = arguments(event)
@@ -88,7 +89,7 @@ class Dispatcher(addonmanager.AddonManager):
                 _check_sync(found, handler, event.name)
                 handler(*event.args())
         finally:
-            if event.name in LIFECYCLE:
+            if isinstance(event, hooks.Hook) and event.name in LIFECYCLE:
                 _forget(self)
 
 

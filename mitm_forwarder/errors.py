@@ -75,6 +75,8 @@ ANSWERS: Mapping[str, Answer] = MappingProxyType(
         "stale_rules": Answer(503, "proxy_internal_error", "The rule set is too old.", 30),
         "spool_full": Answer(503, "proxy_internal_error", "The activity log is full.", 30),
         "not_recorded": Answer(503, "proxy_internal_error", "The request cannot be logged.", 5),
+        # For the log and the record alone; 499 is nginx's word for it.
+        "client_gone": Answer(499, "http_request_error", "The client did not wait."),
         "shutting_down": Answer(503, "proxy_internal_error", "The gateway is shutting down.", 5),
         "not_planned": Answer(502, "proxy_internal_error", "No upstream was chosen."),
         "internal": Answer(502, "proxy_internal_error", "Internal error."),

@@ -30,6 +30,7 @@ from mitmproxy.proxy.layers.http import HttpLayer
 from mitmproxy.proxy.layers.http import RegisterHttpConnection
 from mitmproxy.proxy.layers.http._http1 import Http1Client
 from mitmproxy.proxy.layers.http._http1 import Http1Server
+from mitmproxy.proxy.layers.http._http2 import Http2Client
 from mitmproxy.proxy.layers.http._upstream_proxy import HttpUpstreamProxy
 
 from . import guard
@@ -41,6 +42,7 @@ from .dials import failover
 from .http1 import ForwarderHttp1Server
 from .http1 import HeadOverdue
 from .http1 import become
+from .http2 import RoutedHttp2Client
 from .routes import Form
 from .routes import Hooks
 from .routes import Plan
@@ -155,8 +157,8 @@ class ForwarderLayer(HttpLayer):
     """Upstream connections, and when a look last saw them in use."""
     forgotten: weakref.WeakSet[connection.Connection]
     """Connections given up: mitmproxy will still tell of their end."""
-    holders: set[ForwarderStream]
-    """Streams for whose sake the client is not read."""
+    holders: set[ForwarderStream | RoutedHttp2Client]
+    """For whose sake the client is not read."""
 
     def adopted(self) -> None:
         """In place of __init__, which ran before the object was ours."""
@@ -232,6 +234,10 @@ class ForwarderLayer(HttpLayer):
                 *_, last = self._stack(conn)
                 if type(last) is Http1Client:
                     become(last, RoutedHttp1Client)
+                elif type(last) is Http2Client:
+                    last.__class__ = RoutedHttp2Client
+                    assert isinstance(last, RoutedHttp2Client)
+                    last.top = self
                 return self._ready(conn, command)
         return super().register_connection(command)
 
@@ -287,6 +293,9 @@ class ForwarderLayer(HttpLayer):
 
     def _forget(self, conn: connection.Server) -> connection.Server:
         outer = self._outer(conn)
+        *_, last = [None, *self._stack(conn)]
+        if isinstance(last, RoutedHttp2Client):
+            last.let_go()
         for gone in (conn, outer):
             self.connections.pop(gone, None)
             self.forgotten.add(gone)
@@ -384,15 +393,15 @@ class ForwarderLayer(HttpLayer):
 
     # ---- the client's socket
 
-    def hold(self, stream: ForwarderStream) -> None:
-        """Stop reading the client until `release`. Siblings on HTTP/2 wait too, at most one connect
-        time-out.
+    def hold(self, holder: ForwarderStream | RoutedHttp2Client) -> None:
+        """Stop reading the client until `release`. Siblings on HTTP/2 wait too, at most until a
+        deadline ends what they wait for.
         """
-        self.holders.add(stream)
+        self.holders.add(holder)
         self._set_reading(False)
 
-    def release(self, stream: ForwarderStream) -> None:
-        self.holders.discard(stream)
+    def release(self, holder: ForwarderStream | RoutedHttp2Client) -> None:
+        self.holders.discard(holder)
         if not self.holders:
             self._set_reading(True)
 

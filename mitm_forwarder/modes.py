@@ -9,11 +9,19 @@ from __future__ import annotations
 
 import ipaddress
 
+from mitmproxy import connection
 from mitmproxy import http
 from mitmproxy.net.http import url
 
+from .routes import TUNNEL_TOKENS
+
 ASKED = frozenset({"regular", "upstream"})
 """Modes in which the client names the target itself."""
+
+
+def is_asked_as_proxy(client: connection.Client) -> bool:
+    """Do the requests of this connection go to us, or to a target inside a tunnel?"""
+    return client.proxy_mode.type_name in ASKED and client not in TUNNEL_TOKENS
 
 
 def name_target(flow: http.HTTPFlow) -> None:

@@ -35,9 +35,9 @@ class Route(tuple[str, tuple[str, int]]):
     """The value of `flow.server_conn.via`: the pair that mitmproxy unpacks, and what it does not
     know of.
 
-    mitmproxy reuses an upstream connection when the `via` are equal. So the credentials, the
-    proxy's id and the form belong to equality: no user ever gets the tunnel of another. They do not
-    belong to what is copied or saved: copies, pickles and flow files hold the plain pair.
+    mitmproxy reuses an upstream connection when the `via` are equal. So the user, the credentials,
+    the proxy's id and the form belong to equality: no user ever gets the tunnel of another. They do
+    not belong to what is copied or saved: copies, pickles and flow files hold the plain pair.
     """
 
     kind: str
@@ -45,6 +45,8 @@ class Route(tuple[str, tuple[str, int]]):
     password: str | None
     proxy_id: int | str | None
     tls_name: str | None
+    user: int | None
+    """A mark of the user token: equal for equal ones."""
     form: Form
 
     def __new__(
@@ -56,6 +58,7 @@ class Route(tuple[str, tuple[str, int]]):
         password: str | None = None,
         proxy_id: int | str | None = None,
         tls_name: str | None = None,
+        user: int | None = None,
         *,
         form: Form = Form.TUNNEL,
     ) -> Self:
@@ -65,12 +68,13 @@ class Route(tuple[str, tuple[str, int]]):
         self.password = password
         self.proxy_id = proxy_id
         self.tls_name = tls_name
+        self.user = user
         self.form = form
         return self
 
     def _key(self) -> tuple[object, ...]:
         who = (self.username, self.password, self.proxy_id)
-        return (tuple(self), self.kind, *who, self.tls_name, self.form)
+        return (tuple(self), self.kind, *who, self.tls_name, self.user, self.form)
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Route) and self._key() == other._key()
@@ -131,6 +135,7 @@ class Route(tuple[str, tuple[str, int]]):
             self.password,
             self.proxy_id,
             self.tls_name,
+            self.user,
             form=form,
         )
 
@@ -172,6 +177,9 @@ class Hooks(Protocol):
         False means that `flow.response` has been set.
         """
 
+    def leave(self, flow: http.HTTPFlow) -> None:
+        """The client of a flow that may still wait for its turn has gone."""
+
     def finish(self, flow: http.HTTPFlow) -> None:
         """The flow has ended. Does nothing the second time."""
 
@@ -184,8 +192,8 @@ class Hooks(Protocol):
 
 
 TUNNEL_TOKENS: weakref.WeakKeyDictionary[connection.Client, bytes] = weakref.WeakKeyDictionary()
-"""Client connection -> the Proxy-Authorization of its CONNECT. The process's and not an engine's: a
-tunnel outlives a change of the configuration.
+"""Client connection that has become a tunnel -> the Proxy-Authorization of its CONNECT, empty where
+there was none. The process's and not an engine's: a tunnel outlives a change of the configuration.
 """
 
 _engine: Hooks | None = None

@@ -116,7 +116,17 @@ class ForwarderStream(HttpStream):
                     self.top.hold(self)  # again for each piece: asyncio's reader may have resumed
             elif isinstance(event, events.CommandCompleted):
                 return self._resume(event)
+            elif isinstance(event, RequestProtocolError):
+                self._leave()
         return super().handle_event(event)
+
+    def _leave(self) -> None:
+        """The client has gone while a hook runs, maybe ours, in which the request waits for its
+        turn. What follows is mitmproxy's: it looks at its queue when the hook is done.
+        """
+        hooks, flow = engine(), getattr(self, "flow", None)
+        if hooks is not None and flow is not None and plan_of(flow) is not None:
+            hooks.leave(flow)
 
     def _resume(self, event: events.Event) -> layer.CommandGenerator[None]:
         yield from super().handle_event(event)

@@ -28,6 +28,7 @@ DEADLINE = 0.5
 SLACK = 0.5
 """What a busy machine needs to run the test's own loop and backend."""
 RECOVERY = 5.0
+SMALLEST_SPOOL = str(1 << 20)
 URL = "http://example.test/path"
 
 every_fault = pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.name)
@@ -260,6 +261,61 @@ async def test_retry_after_is_obeyed(backend: FaultyBackend, tmp_path: Path) -> 
         later = [asked.time for asked in backend.calls("/activity")][len(refused) :]
         assert min(later) - max(refused) > 1.9
         check_records(rig, backend)
+
+
+@pytest.mark.parametrize(
+    ("code", "hint"),
+    [(401, "SYSTEM_TOKEN"), (403, "SYSTEM_TOKEN"), (404, "ENDPOINT"), (405, "no POST")],
+)
+async def test_wrong_setup_pauses_delivery(
+    code: int, hint: str, backend: FaultyBackend, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Of all records, none of which is refused for good; the log says what is wrong, once. With new
+    tokens it goes on at once.
+    """
+    async with Rig(backend.url, tmp_path) as rig:
+        await rig.wait_for_rules()
+        backend.spoil("/activity", faulty.together(8, faulty.status(code)))
+        await asyncio.gather(*(rig.ask(URL) for _ in range(20)))
+        await rig.wait_for(lambda: "delivery is paused" in caplog.text)
+        await asyncio.gather(*(rig.ask(URL) for _ in range(20)))
+        await rig.wait_for(lambda: rig.stats["spool_depth"] == 40)
+        paused = [line for line in caplog.messages if "delivery is paused" in line]
+        assert len(paused) == 1 and str(code) in paused[0] and hint in paused[0]
+        assert len(backend.calls("/activity")) == 8  # those that were under way already
+        assert rig.stats["records_buried"] == 0
+        backend.spoil("/activity", None)
+        rig.bridge.engine.set_secrets(SYSTEM_TOKEN, None)
+        await all_delivered(rig)
+        check_records(rig, backend)
+
+
+@pytest.mark.parametrize("on_full", ["reject", "drop"])
+async def test_full_spool(on_full: str, backend: FaultyBackend, tmp_path: Path) -> None:
+    """Refused and unrecorded, or answered and the oldest records dropped, which are counted."""
+    settings = {"ACTIVITY_SPOOL_MAX_BYTES": SMALLEST_SPOOL, "ACTIVITY_ON_FULL": on_full}
+    async with Rig(backend.url, tmp_path, **settings) as rig:
+        await rig.wait_for_rules()
+        backend.spoil("/activity", faulty.status(503))
+        long = URL + "?" + "x" * 7000
+
+        async def fill() -> bool:
+            outcomes = await asyncio.gather(*(rig.ask(long) for _ in range(50)))
+            refused = [outcome for outcome in outcomes if outcome.status != 200]
+            assert {outcome.status for outcome in refused} <= {503}
+            return bool(rig.stats["records_dropped"] if on_full == "drop" else refused)
+
+        started = time.monotonic()
+        while not await fill():
+            assert time.monotonic() - started < 60
+        assert (rig.stats["records_dropped"] > 0) == (on_full == "drop")
+        # A burst may fill also the eighth in which room is made: refused then, not unrecorded.
+        assert rig.stats["records_refused"] > 0 or on_full == "drop"
+        backend.spoil("/activity", None)
+        await all_delivered(rig, 30)
+        assert await recover(rig) < RECOVERY
+        await all_delivered(rig)
+        assert backend.stored() + rig.stats["records_dropped"] == rig.stats["records"]
 
 
 async def test_dead_letters(

@@ -19,6 +19,7 @@ from typing import Any
 
 import pytest
 
+from tests.rules import casing
 from tests.rules import fuzz
 from tests.rules.tool import MATCH
 from tests.rules.tool import NO_MATCH
@@ -38,7 +39,7 @@ GROUP_NAME = "group name beyond ASCII"
 # The leftovers of the committed recording, by corpus.
 LEFTOVERS = {
     "re_tests": {BEYOND_ASCII: 1},
-    "str": {BEYOND_ASCII: 59, NAMED_CHARACTER: 7, EMPTY_SUBJECT: 1, TOO_LARGE: 2},
+    "str": {BEYOND_ASCII: 17, NAMED_CHARACTER: 7, EMPTY_SUBJECT: 1, TOO_LARGE: 2},
     "bytes": {},
     "refused": {STR_ESCAPE: 4, GROUP_NAME: 2},
 }
@@ -134,6 +135,31 @@ def test_what_this_python_tests(corpus: str, recorded: Recording, tool: Path) ->
     assert len(recorded[corpus]) > 350
     differ = differences(recorded[corpus], tool)
     assert sum(differ.values()) <= 1.1 * sum(LEFTOVERS[corpus].values()) + 1
+
+
+def test_case_beyond_ascii(tool: Path) -> None:
+    """Every character that equals another one, alone and in a class, beside what re says."""
+    questions, wanted = [], []
+    for same in casing.equals():
+        for c in (c for c in same if c >= casing.ASCII_END):
+            subjects = [
+                chr(other) for other in [*same, c - 1, c + 1] if not 0xD800 <= other < 0xE000
+            ]
+            for pattern in (re.escape(chr(c)), f"[{chr(c)}]", f"[{chr(c)}-{chr(c + 2)}]"):
+                questions.append(Question(pattern, subjects, re.IGNORECASE))
+                found = (re.fullmatch(pattern, subject, re.IGNORECASE) for subject in subjects)
+                wanted.append("".join(NO_MATCH if match is None else MATCH for match in found))
+    answers = ask(questions, tool)
+    assert len(questions) > 8000
+    assert [
+        (question, answer.outcomes, outcomes)
+        for question, answer, outcomes in zip(questions, answers, wanted, strict=True)
+        if answer.outcomes != outcomes
+    ] == []
+
+
+def test_table_of_cases_is_as_it_was_written() -> None:
+    assert (ROOT / "csrc/casing.c").read_text() == casing.text()
 
 
 def test_table_in_the_documentation_has_the_names() -> None:

@@ -234,6 +234,31 @@ def test_cli_diff(tmp_path: Path) -> None:
     ]
 
 
+@pytest.mark.parametrize("log", [b"", b"nothing\nhere\n", bytes(range(256)) * 20])
+def test_cli_diff_of_a_log_without_urls(rules_file: Path, tmp_path: Path, log: bytes) -> None:
+    file = tmp_path / "log"
+    file.write_bytes(log)
+    done = run("rules", "diff", str(rules_file), str(rules_file), "--urls", str(file))
+    assert (done.exit_code, done.output) == (1, f"Error: {file}: no URL in it\n")
+
+
+@pytest.mark.parametrize("body", [b"", b"<html>503</html>", b'{"a": 1}', bytes(range(256))])
+def test_cli_check_of_what_is_no_list(tmp_path: Path, body: bytes) -> None:
+    file = tmp_path / "rules.json"
+    file.write_bytes(body)
+    done = run("rules", "check", str(file))
+    assert done.exit_code == 1
+    assert done.output.startswith(f"Error: {file}: ") and done.output.count("\n") == 1
+
+
+def test_cli_check_of_an_empty_list(tmp_path: Path) -> None:
+    file = tmp_path / "rules.json"
+    file.write_text("[]")
+    done = run("rules", "check", str(file))
+    assert done.output == "0 rules, 0 in force: the list is empty, nothing is blocked\n"
+    assert done.exit_code == 0
+
+
 # ---- mitmproxy's commands
 
 

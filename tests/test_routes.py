@@ -33,6 +33,7 @@ def test_mitmproxy_unpacks_a_pair() -> None:
         Route("http", "proxy.test", 3128, "other", "pass", 7),
         Route("http", "proxy.test", 3128, "user", "other", 7),
         Route("http", "proxy.test", 3128, "user", "pass", 8),
+        Route("http", "proxy.test", 3128, "user", "pass", 7, user=1),
         Route("http", "proxy.test", 3128, "user", "pass", 7, form=Form.ABSOLUTE),
         ("http", ("proxy.test", 3128)),
     ],

@@ -131,7 +131,8 @@ def check(source: str | None, as_json: bool) -> None:
             pattern = f": {finding.pattern}" if finding.pattern else ""
             click.echo(f"{finding.kind:<11} rule {finding.rule_id} {finding.text}{pattern}")
         counts = "".join(f", {count} {kind}" for kind, count in sorted(kinds.items()))
-        click.echo(f"{loaded.report()['given']} rules, {len(loaded)} in force{counts}")
+        empty = "" if loaded.report()["given"] else ": the list is empty, nothing is blocked"
+        click.echo(f"{loaded.report()['given']} rules, {len(loaded)} in force{counts}{empty}")
     sys.exit(1 if kinds["invalid"] else 0)
 
 
@@ -180,6 +181,9 @@ def diff(old: str, new: str, log: Path) -> None:
     """
     before, after = _load(old), _load(new)
     urls, without = _read_urls(log)
+    if not urls:
+        # "Nothing would change" would be taken for a good result.
+        raise click.ClickException(f"{log}: no URL in it")
     changes: Counter[str] = Counter()
     unreadable = 0
     for url, count in urls.items():

@@ -15,9 +15,11 @@ import os
 import sqlite3
 import sys
 import time
+from collections.abc import Callable
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import click
 
@@ -27,6 +29,9 @@ from mitm_forwarder.cli.run import report
 SCHEMA_VERSION = 2
 BUSY_TIMEOUT = 10.0  # seconds; a gateway holds its database for milliseconds
 ANSWER_SHOWN_CHARS = 200
+
+
+T = TypeVar("T")
 
 
 class SpoolError(click.ClickException):
@@ -74,10 +79,10 @@ def slots(directory: Path) -> list[Path]:
 def connect(slot: Path) -> Iterator[sqlite3.Connection | None]:
     """The slot's database, None where it has none; a transaction of the caller's own making."""
     path = slot / "spool.db"
-    if not path.exists():
-        yield None
-        return
     try:
+        if not path.exists():
+            yield None
+            return
         database = sqlite3.connect(
             f"{path.as_uri()}?mode=rw", uri=True, timeout=BUSY_TIMEOUT, isolation_level=None
         )
@@ -89,23 +94,40 @@ def connect(slot: Path) -> Iterator[sqlite3.Connection | None]:
                     " start the gateway of this version once"
                 )
             yield database
-    except sqlite3.Error as error:
+    except (sqlite3.Error, OSError) as error:
         raise SpoolError(f"{path}: {error}") from None
 
 
-def is_alive(slot: Path) -> bool:
-    """Does a process hold the slot's lock?"""
+@contextlib.contextmanager
+def lock(slot: Path) -> Iterator[bool]:
+    """Holds the slot's lock where no process does: nobody adopts or begins to use it meanwhile.
+    Was it held already, and so the slot's process alive?
+    """
     try:
         descriptor = os.open(slot / "lock", os.O_RDWR | os.O_CLOEXEC)
     except FileNotFoundError:
-        return False
+        yield False
+        return
+    except OSError as error:
+        raise SpoolError(str(error)) from None
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
+        alive = False
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            alive = True
+        yield alive
     finally:
         os.close(descriptor)
-    return False
+
+
+def _journal_bytes(slot: Path) -> int:
+    """A gateway that runs deletes one after the other."""
+    total = 0
+    for file in slot.glob("journal-????????"):
+        with contextlib.suppress(FileNotFoundError):
+            total += file.stat().st_size
+    return total
 
 
 def read_slot(path: Path) -> Slot:
@@ -113,7 +135,7 @@ def read_slot(path: Path) -> Slot:
     waiting: int = 0
     oldest_at: float | None = None
     dead: tuple[DeadLetter, ...] = ()
-    with connect(path) as database:
+    with lock(path) as alive, connect(path) as database:
         if database is not None:
             (waiting,) = database.execute("SELECT records FROM counts").fetchone()
             (oldest_at,) = database.execute(
@@ -123,15 +145,14 @@ def read_slot(path: Path) -> Slot:
                 "SELECT key, body, status, answer, buried_at FROM dead ORDER BY row"
             )
             dead = tuple(DeadLetter(*row) for row in rows)
-    journals = sum(file.stat().st_size for file in path.glob("journal-????????"))
-    return Slot(path, is_alive(path), waiting, oldest_at, journals, dead)
+    return Slot(path, alive, waiting, oldest_at, _journal_bytes(path), dead)
 
 
 def send_again(slot: Path, keys: list[str] | None) -> list[str]:
     """Puts dead letters back to those that wait, all of them for None; the keys that it found. The
     backend sees them under the same Idempotency-Key.
     """
-    with connect(slot) as database:
+    with lock(slot), connect(slot) as database:
         if database is None:
             return []
         database.execute("BEGIN IMMEDIATE")
@@ -149,6 +170,15 @@ def send_again(slot: Path, keys: list[str] | None) -> list[str]:
 
 
 # ---- the command
+
+
+def _each(paths: list[Path], do: Callable[[Path], T]) -> Iterator[T]:
+    """A slot that is broken is named, and hides no other."""
+    for path in paths:
+        try:
+            yield do(path)
+        except SpoolError as error:
+            error.show()
 
 
 def _find_directory(given: str | None) -> Path:
@@ -225,14 +255,16 @@ def spool(context: click.Context, directory: str | None, as_json: bool) -> None:
     context.obj = _find_directory(directory)
     if context.invoked_subcommand is not None:
         return
-    found = [read_slot(path) for path in slots(context.obj)]
+    paths = slots(context.obj)
+    found = list(_each(paths, read_slot))
     if as_json:
         click.echo(json.dumps([_as_json(slot) for slot in found], indent=2))
-        return
-    for slot in found:
-        _show(slot)
-    if not found:
-        click.echo(f"{context.obj}: empty")
+    else:
+        for slot in found:
+            _show(slot)
+    if not paths:
+        click.echo(f"{context.obj}: empty", err=as_json)
+    sys.exit(0 if len(found) == len(paths) else 1)
 
 
 @spool.command()
@@ -243,18 +275,16 @@ def resend(context: click.Context, keys: tuple[str, ...], everything: bool) -> N
     """Send refused records again: those with these KEYS, or --all.
 
     A running gateway sends them within seconds, otherwise the next one that starts. Exit status 1:
-    a key was not found.
+    a key was not found, or a slot could not be read.
     """
     if bool(keys) == everything:
         raise click.UsageError("name the keys of records, or --all; not both")
-    moved = [
-        key
-        for path in slots(context.obj)
-        for key in send_again(path, None if everything else list(keys))
-    ]
+    paths = slots(context.obj)
+    found = list(_each(paths, lambda path: send_again(path, None if everything else list(keys))))
+    moved = [key for keys_of_slot in found for key in keys_of_slot]
     for key in moved:
         click.echo(f"{key}: waits for delivery")
     missing = [key for key in keys if key not in moved]
     for key in missing:
         click.echo(f"{key}: no such refused record", err=True)
-    sys.exit(1 if missing else 0)
+    sys.exit(1 if missing or len(found) < len(paths) else 0)

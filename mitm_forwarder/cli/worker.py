@@ -26,6 +26,8 @@ from .workers import Control
 logger = logging.getLogger(__name__)
 
 IDLE_CHECK_SECONDS = 0.05
+IDLE_CHECKS = 2
+"""In a row: a connection that was accepted is in nobody's list until its first turn of the loop."""
 
 
 class WorkerPage:
@@ -102,10 +104,10 @@ class WorkerAddon:
         loop = asyncio.get_running_loop()
         proxyserver = ctx.master.addons.get("proxyserver")
         deadline = loop.time() + ctx.master.addons.get("forwarder").retire()
-        while True:
+        idle = 0
+        while idle < IDLE_CHECKS and loop.time() < deadline:
             await asyncio.sleep(IDLE_CHECK_SECONDS)
-            if not proxyserver.connections or loop.time() > deadline:
-                break
+            idle = 0 if proxyserver.connections else idle + 1
         ctx.master.shutdown()
 
     def _stop_listening(self) -> None:

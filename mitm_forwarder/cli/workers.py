@@ -201,7 +201,8 @@ class Supervisor:
             worker.ready = True
             if (old := worker.replaces) is not None:
                 worker.replaces = None
-                self._dismiss(old, RETIRE_SIGNAL)
+                if old in self.workers:  # else its pid may be somebody else's by now
+                    self._dismiss(old, RETIRE_SIGNAL)
                 self._replace_next()
         elif message.startswith(b"["):
             host, port = json.loads(message)
@@ -236,9 +237,13 @@ class Supervisor:
             self.to_replace.clear()
             for worker in self.workers:
                 self._dismiss(worker)
-        elif number == signal.SIGHUP and not self.stopping and not self.to_replace:
-            self.to_replace = [worker for worker in self.workers if not worker.leaving]
-            self._replace_next()
+        elif number == signal.SIGHUP and not self.stopping:
+            # Again while a restart goes on: one at a time all the same, and those that are new by
+            # now may have begun before whatever the second signal is for.
+            replaced = [worker.replaces for worker in self.workers if worker.replaces is not None]
+            self.to_replace = [w for w in self.workers if not w.leaving and w not in replaced]
+            if not replaced:
+                self._replace_next()
 
     def _replace_next(self) -> None:
         while self.to_replace:
@@ -265,9 +270,13 @@ class Supervisor:
         if worker.leaving or self.stopping:
             return
         click.echo(f"mitm-forwarder: worker {worker.pid} ended with status {status}", err=True)
+        if any(other.replaces is worker for other in self.workers):
+            return  # the one for its place is on its way
         if worker.replaces is not None:
             # The new one does not come up: the one that works stays, and so do the rest.
             self.to_replace.clear()
+            if worker.replaces not in self.workers:
+                self.due[worker.slot] = worker.started + RESTART_SECONDS
         elif not worker.ready and not any(other.ready for other in self.workers):
             # Nothing has ever worked, and why has been said.
             self.status = status if status > 0 else 1

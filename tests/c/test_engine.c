@@ -270,6 +270,42 @@ test_permits(void)
     CHECK(request_upstream(rig->requests[1]) != NULL);
 }
 
+/* Whose client has gone gives its place to others at once, in either queue; who asks the backend
+ * already is told the answer. */
+static void
+test_leave(void)
+{
+    RIG(rig);
+    struct engine_gauges gauges;
+    rig->config.max_concurrent = 1;
+    TRY(begin_engine(rig));
+    TRY(ask(rig, 3, "good.test", "Bearer " JWT)); /* waits for the rules */
+    engine_leave(rig->engine, rig->requests[3]);
+    CHECK(engine_take_decided(rig->engine) == rig->requests[3]);
+    CHECK_INT(request_reason(rig->requests[3]), REASON_client_gone);
+    WAIT_UNTIL(rules_of(rig) == 1);
+    TRY(ask(rig, 0, "good.test", "Bearer " JWT));
+    TRY(ask(rig, 1, "good.test", "Bearer " JWT));
+    engine_leave(rig->engine, rig->requests[1]);
+    CHECK(engine_take_decided(rig->engine) == rig->requests[1]);
+    CHECK_INT(request_reason(rig->requests[1]), REASON_client_gone);
+    engine_leave(rig->engine, rig->requests[1]);
+    CHECK(engine_take_decided(rig->engine) == NULL);
+    engine_gauges(rig->engine, &gauges);
+    CHECK_INT(gauges.permits_held, 1);
+    CHECK_INT(gauges.permits_waiting, 0);
+    TRY(ask(rig, 2, "good.test", "Bearer " JWT));
+    CHECK(!request_is_decided(rig->requests[2]));
+    engine_leave(rig->engine, rig->requests[0]);
+    CHECK(!request_is_decided(rig->requests[0]));
+    WAIT_UNTIL(is_decided(rig, rig->requests[0]));
+    engine_finish(rig->engine, rig->requests[1]);
+    CHECK(!request_is_decided(rig->requests[2]));
+    engine_finish(rig->engine, rig->requests[0]);
+    WAIT_UNTIL(is_decided(rig, rig->requests[2]));
+    CHECK(request_upstream(rig->requests[2]) != NULL);
+}
+
 static void
 test_retry(void)
 {
@@ -559,8 +595,47 @@ test_stop_with_waiting(void)
     CHECK_INT(request_reason(rig->requests[2]), REASON_shutting_down);
 }
 
+static void *
+halt(void *engine)
+{
+    engine_halt(engine, 300);
+    return NULL;
+}
+
+/* A garbage collection on another thread releases requests while the loop waits for the threads:
+ * what the one touches the other does not, as ThreadSanitizer sees. */
+static void
+test_release_while_halting(void)
+{
+    RIG(rig);
+    atomic_store(&rig->server.said[PROXY].status, 0);
+    atomic_store(&rig->server.said[ACTIVITY].status, 0);
+    TRY(begin_engine(rig));
+    WAIT_UNTIL(rules_of(rig) == 1);
+    /* Two wait for the backend, two for a permit. */
+    for (size_t i = 0; i < COUNT_OF(rig->requests); i++) {
+        TRY(ask(rig, i, "good.test", "Bearer " JWT));
+    }
+    engine_give_up(rig->engine);
+    while (engine_take_decided(rig->engine) != NULL) {
+    }
+    TRY(engine_record(rig->engine, rig->requests[0], 503));
+    pthread_t thread;
+    REQUIRE(pthread_create(&thread, NULL, halt, rig->engine) == 0);
+    for (size_t i = 0; i < COUNT_OF(rig->requests); i++) {
+        engine_release(rig->engine, rig->requests[i]);
+        rig->requests[i] = NULL;
+    }
+    pthread_join(thread, NULL);
+    engine_stop(rig->engine, 0);
+    struct engine_gauges gauges;
+    engine_gauges(rig->engine, &gauges);
+    CHECK_INT((long long)gauges.running, 0);
+}
+
 TESTS(TEST(lease), TEST(lease_is_dropped), TEST(asks_are_coalesced), TEST(coalesced_in_vain),
       TEST(stop_with_waiting), TEST(route_and_record), TEST(blacklist), TEST(no_rules),
       TEST(tokens), TEST(backend_answers), TEST(timeout), TEST(permits), TEST(retry), TEST(judge),
-      TEST(stop), TEST(stop_during_failover), TEST(give_up), TEST(record_unfinished),
-      TEST(calls_after_stop), TEST(delivery_goes_on), TEST(new_secrets))
+      TEST(stop), TEST(stop_during_failover), TEST(give_up), TEST(record_unfinished), TEST(leave),
+      TEST(calls_after_stop), TEST(delivery_goes_on), TEST(new_secrets),
+      TEST(release_while_halting))

@@ -73,15 +73,17 @@ def test_spellings_of_a_path(world: World) -> None:
         {"status": 200, "body": "[]", "truncate": True},
         {"status": 200, "body": {"rules": []}},
         {"status": 200, "body": '[{"id": 1}]'},
+        {"status": 200, "body": "[" * 40 + "]" * 40},
+        {"status": 200, "body": "[" + " " * 65536 + "]"},
     ],
-    ids=["500", "401", "404", "garbage", "truncated", "no-list", "no-pattern"],
+    ids=["500", "401", "404", "garbage", "truncated", "no-list", "no-pattern", "deep", "large"],
 )
 def test_bad_refresh_keeps_the_last_set(
     start: Start, world: World, fault: dict[str, object]
 ) -> None:
     rule = world.backend.add_rule("/kept-rule")
     try:
-        gateway = start()
+        gateway = start(env={"BLACKLIST_MAX_BYTES": "65536"})
         here = replace(world, gateway=gateway)
         mark = len(gateway.log())
         world.backend.fault("/blacklist", **fault)  # type: ignore[arg-type]

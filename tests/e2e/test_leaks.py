@@ -25,13 +25,16 @@ from tests.support.namespace import missing
 WHY_NOT = missing()
 pytestmark = pytest.mark.skipif(WHY_NOT is not None, reason=WHY_NOT or "")
 
-RAISES = """
-def requestheaders(flow): raise RuntimeError
-def request(flow): raise RuntimeError
-def responseheaders(flow): raise RuntimeError
-def server_connect(data): raise RuntimeError
-def next_layer(layer): raise RuntimeError
-"""
+RAISES = "\n".join(
+    f"def {name}(*_): raise RuntimeError"
+    for name in (
+        "client_connected client_disconnected server_connect server_connected server_connect_error "
+        "server_disconnected next_layer tls_clienthello tls_start_client tls_start_server "
+        "tls_established_client tls_established_server http_connect http_connected "
+        "http_connect_upstream requestheaders request responseheaders response error "
+        "forwarder_failover forwarder_resolve tcp_start tcp_message tcp_end tcp_error"
+    ).split()
+)
 MEDDLES = """
 def server_connect(data):
     data.server.error = None
@@ -162,7 +165,11 @@ def test_the_count_counts(session_world: World, confdir: Path, tmp_path: Path) -
             assert dialled > 0
             send = "import socket; socket.socket(2, 2).sendto(b'x', ('9.9.9.9', 53))"
             subprocess.run([*space.prefix, "python3", "-c", send], check=False, timeout=20)
-            assert space.strays() > dialled
+            asked = space.strays()
+            assert asked > dialled
+            for host in ("[::1]", "[2001:db8::1]"):
+                room.curl(f"http://{host}:8080/")
+            assert space.strays() >= asked + 2
 
 
 @pytest.mark.parametrize(
@@ -176,6 +183,7 @@ def test_the_count_counts(session_world: World, confdir: Path, tmp_path: Path) -
         (["--tcp-hosts", ".*"], ["200", "000"]),
         (["--mode", "upstream:http://192.0.2.1:3128"], ["200", "200"]),
         (["--map-remote", "|//127.0.0.1|//localhost"], ["200", "200"]),
+        (["--map-remote", "|//127.0.0.1|//169.254.169.254"], ["403", "403"]),
     ],
     ids=lambda value: "_".join(value) or "plain",
 )
@@ -219,6 +227,22 @@ def test_other_scripts(room: Callable[..., Room], tmp_path: Path, where: str, sc
     here = room("-s", str(second), "--ignore-hosts", "example.com", script=first)
     here.tunnel(b"\0\1\2 no HTTP\r\n\r\n")
     assert not {"000"} == set(here.both())
+
+
+def test_server_replay(room: Callable[..., Room], tmp_path: Path) -> None:
+    """A saved answer is decided about and recorded like any other; nothing is dialled for it."""
+    recorded = tmp_path / "flows"
+    here = room("-w", str(recorded))
+    url = here.world.url("/recorded")
+    assert here.curl(url) == "200"
+    here.gateway.stop()
+    options = ["--set", "server_replay_ignore_params=n", "--set", "keepserving=true"]
+    there = room("--server-replay", str(recorded), *options)
+    again = here.world.url("/recorded")
+    assert there.curl(again) == "200"
+    here.world.record(again, 200, proxy_id=here.world.proxy_id)
+    assert there.both() == ["200", "200"]
+    assert len(here.world.origin.requests_of("/recorded")) == 1
 
 
 def test_client_replay(room: Callable[..., Room], session_world: World, tmp_path: Path) -> None:

@@ -10,8 +10,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from wsproto.events import AcceptConnection as Accepted
 
 from tests.e2e.conftest import Start
+from tests.e2e.test_bodies import WebSocket
 from tests.e2e.world import Answer
 from tests.e2e.world import World
 from tests.e2e.world import error_of
@@ -26,6 +28,10 @@ LIMIT = 2
 NOTES = """
 def requestheaders(flow):
     print("arrived", flow.request.path, flush=True)
+
+def request(flow):
+    if flow.request.path.startswith("/killed"):
+        flow.kill()
 """
 
 
@@ -91,8 +97,21 @@ def test_waiting_in_vain(start: Start, world: World, pool: ThreadPoolExecutor) -
 
 
 def test_permits_come_back(narrow: World, pool: ThreadPoolExecutor) -> None:
-    """However a flow ends: answered, refused, failed, streamed, left by the client."""
-    for _ in range(LIMIT + 1):
+    """However a flow ends: answered, refused, failed, streamed, killed, as a WebSocket, reset or
+    left by its client.
+    """
+    authorization = f"Authorization: Bearer {narrow.token}"
+    for i in range(LIMIT + 1):
+        with narrow.client(tls=True) as client:
+            assert isinstance(
+                WebSocket(narrow, client, narrow.url("/ws", tls=True)).first, Accepted
+            )
+        reset = narrow.url(f"/gate/reset-{i}", tls=True)
+        left = narrow.curl("--http2", "-m", "1", "-H", authorization, reset)
+        assert left.returncode == 28, left.stdout
+        narrow.origin.open_gate(f"reset-{i}")
+        killed = narrow.curl("-H", authorization, narrow.url("/killed"))
+        assert killed.returncode == 52, killed.stdout
         narrow.get(narrow.url("/hangs-up", tls=True))
         narrow.get(narrow.url("/bytes/2000000"))
         narrow.get(narrow.url(), token=None)
@@ -114,23 +133,34 @@ def test_permits_come_back(narrow: World, pool: ThreadPoolExecutor) -> None:
     assert [one.result().status for one in running] == [200] * LIMIT
 
 
-def test_client_that_leaves_the_queue(narrow: World, pool: ThreadPoolExecutor) -> None:
-    running = fill(narrow, pool, "leaver")
-    url = narrow.url("/left-the-queue")
-    client = narrow.client()
-    client.socket.sendall(
-        f"GET {url} HTTP/1.1\r\nHost: 127.0.0.1:{narrow.origin.http_port}\r\n"
-        f"Authorization: Bearer {narrow.token}\r\n\r\n".encode()
-    )
-    narrow.gateway.wait_for_log("arrived /left-the-queue")
-    client.close()
+@pytest.mark.parametrize("version", ["h1", "h2"])
+def test_client_that_leaves_the_queue(
+    narrow: World, pool: ThreadPoolExecutor, version: str
+) -> None:
+    """Its place is another's at once: nothing that runs has ended yet."""
+    gate = f"leaver-{version}"
+    assert narrow.get(narrow.url()).status == 200  # the backend has accepted the token
+    running = fill(narrow, pool, gate)
+    for i in range(2 * LIMIT):  # twice as many as may wait
+        url = narrow.url(f"/left-{i}-{version}", tls=version == "h2")
+        authorization = f"Authorization: Bearer {narrow.token}"
+        if version == "h1":
+            client = narrow.client()
+            host = f"127.0.0.1:{narrow.origin.http_port}"
+            client.socket.sendall(
+                f"GET {url} HTTP/1.1\r\nHost: {host}\r\n{authorization}\r\n\r\n".encode()
+            )
+            narrow.gateway.wait_for_log(f"arrived /left-{i}")
+            client.close()
+        else:
+            done = narrow.curl("--http2", "--max-time", "1", "-H", authorization, url)
+            assert done.returncode == 28, done.stdout
+        narrow.record(url, 499)
     for i in range(LIMIT):
-        narrow.origin.open_gate(f"leaver-{i}")
-    (row,) = wait_until(lambda: narrow.records(url) or None, 15, "the record")
-    assert row["status_code"] == 499
+        narrow.origin.open_gate(f"{gate}-{i}")
     assert [one.result().status for one in running] == [200] * LIMIT
     assert narrow.get(narrow.url()).status == 200
-    assert not narrow.origin.requests_of("/left-the-queue")
+    assert not narrow.origin.requests_of("/left-")
 
 
 def test_one_connection_through_many_hosts(world: World) -> None:

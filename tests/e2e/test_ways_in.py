@@ -8,13 +8,16 @@ import shutil
 import ssl
 import subprocess
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import replace
+from http.client import HTTPConnection
 
 import pytest
 
 from tests.e2e.conftest import Start
 from tests.e2e.world import Answer
 from tests.e2e.world import World
+from tests.e2e.world import error_of
 from tests.support.gateway import Gateway
 
 # How the token travels: header for the target, header for the proxy, proxy URL.
@@ -206,6 +209,17 @@ def test_tokens_of_two_users_on_one_connection(world: World) -> None:
             world.record(url, 200, user_id=user, proxy_id=world.proxy_id)
 
 
+def test_two_users_never_share_a_tunnel(world: World) -> None:
+    """On one client connection, and with one proxy for both."""
+    users = [world.token, world.backend.token(world.backend.add_user_id())]
+    seen = len(world.origin.peers)
+    with world.client(tls=True) as client:
+        for token in [*users, *users, users[1]]:
+            answer = client.request("GET", world.url(tls=True), token=token)
+            assert answer.status == 200
+    assert len(world.origin.peers) - seen == len(users)
+
+
 @pytest.mark.smoke
 @pytest.mark.parametrize("carriage", CARRIAGES)
 def test_http2_client(world: World, carriage: str) -> None:
@@ -282,3 +296,32 @@ def test_challenge_of_a_proxy(start: Start, world: World) -> None:
     for tls in (False, True):
         done = here.curl("--proxy-anyauth", world.url("/challenge", tls=tls), proxy=proxy)
         assert done.returncode == 0, done.stderr
+
+
+def test_no_challenge_of_a_proxy_inside_a_tunnel(start: Start, world: World) -> None:
+    """There 407 would be the target's word, which no client can follow: it is 401."""
+    gateway = start(env={"AUTH_CHALLENGE": "407"})
+    here = replace(world, gateway=gateway)
+    for tls in (False, True):
+        url = world.url("/challenge", tls=tls)
+        shown = ["-p", "-w", "%{http_connect} %{http_code}", "-o", "/dev/null"]
+        proxy = f"http://me:a-token-of-nobody@127.0.0.1:{gateway.port}"
+        done = here.curl(*shown, url, proxy=proxy)
+        assert done.stdout == "200 401", done.stderr
+    connect = {"Proxy-Authorization": "Bearer a-token-of-nobody"}
+    with here.client(tls=True, connect_headers=connect) as client:
+        for _ in range(2):
+            answer = client.request("GET", world.url(tls=True))
+            assert (answer.status, error_of(answer)) == (401, "token_refused")
+    with here.client() as client:  # not in a tunnel, before and after
+        for _ in range(2):
+            assert client.request("GET", world.url()).status == 407
+
+
+def test_a_client_that_knows_no_proxy_gets_no_challenge_of_one(start: Start, world: World) -> None:
+    target = f"reverse:http://127.0.0.1:{world.origin.http_port}"
+    gateway = start(env={"AUTH_CHALLENGE": "407"}, options=["--mode", target])
+    connection = HTTPConnection("127.0.0.1", gateway.port, timeout=30)
+    with closing(connection):
+        connection.request("GET", "/challenge")
+        assert connection.getresponse().status == 401

@@ -78,6 +78,9 @@ class Head:
 class Listener:
     """A TCP (or TLS) server whose `serve` runs for each connection and is cancelled at the end."""
 
+    protocols = ("http/1.1",)
+    """What TLS offers (ALPN)."""
+
     def __init__(self, tls: Path | None = None) -> None:
         self.tls = tls
         self.tasks: set[asyncio.Task[None]] = set()
@@ -89,7 +92,7 @@ class Listener:
         if self.tls:
             context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
             context.load_cert_chain(self.tls)
-            context.set_alpn_protocols(["http/1.1"])
+            context.set_alpn_protocols(self.protocols)
         self.server = await asyncio.start_server(self._accept, "127.0.0.1", 0, ssl=context)
         self.port: int = self.server.sockets[0].getsockname()[1]
 

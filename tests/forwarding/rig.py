@@ -77,6 +77,7 @@ class Engine:
         self.on_response: Any = None
         self.ended: list[tuple[str, http.HTTPFlow]] = []
         self.finished: list[http.HTTPFlow] = []
+        self.left: list[http.HTTPFlow] = []
         self.failing_retry = False
 
     # the addon's side
@@ -144,6 +145,9 @@ class Engine:
         if not self.verdict:
             flow.response = make_response("blacklisted", flow.__dict__["_forwarder"].id)
         return bool(self.verdict)
+
+    def leave(self, flow: http.HTTPFlow) -> None:
+        self.left.append(flow)
 
     def finish(self, flow: http.HTTPFlow) -> None:
         self.finished.append(flow)

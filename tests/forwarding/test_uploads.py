@@ -217,3 +217,25 @@ async def test_killed_while_an_h2_upstream_waits(rig: Rig) -> None:
     await until(lambda: rig.engine.ended, "the flow has ended")
     assert [kind for kind, _ in rig.engine.ended] == ["error"]
     assert rig.proxy.accepted == 0
+
+
+@pytest.mark.parametrize("version", ["--http1.1", "--http2"])
+async def test_client_that_leaves_while_a_hook_waits(rig: Rig, version: str) -> None:
+    """The engine hears of it at once, and may end what the hook waits for."""
+    decide, gone = rig.engine.requestheaders, asyncio.Event()
+
+    async def wait_for_a_turn(flow: Any) -> None:
+        await decide(flow)
+        await gone.wait()
+
+    def leave(flow: Any) -> None:
+        rig.engine.left.append(flow)
+        gone.set()
+
+    rig.engine.requestheaders = wait_for_a_turn  # type: ignore[method-assign]
+    rig.engine.leave = leave  # type: ignore[method-assign]
+    assert (await rig.curl(version, "-m", "1", rig.secure_url())).returncode == 28
+    await until(lambda: rig.engine.ended, "the flow has ended")
+    assert [kind for kind, _ in rig.engine.ended] == ["error"]
+    assert rig.engine.left == [rig.engine.ended[0][1]]
+    assert rig.proxy.accepted == 0

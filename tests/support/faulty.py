@@ -281,6 +281,22 @@ def late(seconds: float) -> Spoiler:
     return spoil
 
 
+def together(count: int, spoiler: Spoiler) -> Spoiler:
+    """The first so many calls wait for each other, then all end so."""
+    arrived = 0
+    complete = asyncio.Event()
+
+    async def spoil(exchange: Exchange) -> None:
+        nonlocal arrived
+        arrived += 1
+        if arrived >= count:
+            complete.set()
+        await complete.wait()
+        await spoiler(exchange)
+
+    return spoil
+
+
 async def silent(exchange: Exchange) -> None:
     """Never an answer; the connection stays until the other side has had enough of it."""
     while not exchange.writer.transport.is_closing():

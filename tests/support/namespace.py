@@ -25,6 +25,7 @@ from typing import Self
 
 CLONE_NEWNET = 0x40000000
 NETNS = "/run/netns"
+FIREWALLS = ("iptables", "ip6tables")
 
 
 def missing() -> str | None:
@@ -33,7 +34,7 @@ def missing() -> str | None:
         return "network namespaces are Linux's"
     if os.geteuid() != 0:
         return "only root may make a network namespace"
-    for program in ("ip", "iptables"):
+    for program in ("ip", "iptables", "ip6tables"):
         if shutil.which(program) is None:
             return f"{program} is not installed"
     probe = f"probe-{os.getpid()}"
@@ -65,11 +66,13 @@ class Namespace:
         try:
             self.run("ip", "link", "set", "lo", "up")
             # Whatever is dialled must get as far as the firewall's count.
-            self.run("ip", "route", "add", "default", "dev", "lo")
+            for family in ("-4", "-6"):
+                self.run("ip", family, "route", "add", "default", "dev", "lo")
             for port in [*self._ports, *self._allowed]:
                 self.allow(port)
-            self.run("iptables", "-A", "OUTPUT", "-p", "tcp", "--syn", "-j", "REJECT")
-            self.run("iptables", "-A", "OUTPUT", "-p", "udp", "-j", "REJECT")
+            for firewall in FIREWALLS:
+                self.run(firewall, "-A", "OUTPUT", "-p", "tcp", "--syn", "-j", "REJECT")
+                self.run(firewall, "-A", "OUTPUT", "-p", "udp", "-j", "REJECT")
             opener = threading.Thread(target=self._listen)
             opener.start()
             opener.join()
@@ -100,7 +103,7 @@ class Namespace:
 
     def strays(self) -> int:
         """Packets of connections that went anywhere else, so far."""
-        lines = self.run("iptables", "-nvxL", "OUTPUT").splitlines()
+        lines = [x for f in FIREWALLS for x in self.run(f, "-nvxL", "OUTPUT").splitlines()]
         return sum(int(line.split()[0]) for line in lines if "REJECT" in line)
 
     def _listen(self) -> None:
