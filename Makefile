@@ -56,11 +56,11 @@ include tests/fuzz/rules.mk
 include bench/rules/rules.mk
 
 # In this order, so that the quick ones fail first.  Those of many parts keep each part's output together.
-TEST_STEPS := lint ctest asan tsan leak torture pytest compat-smoke asan-python
+TEST_STEPS := lint ctest asan tsan fuzz leak torture pytest compat-smoke asan-python
 test: $(CORE) $(TEST_PACKAGES) ## everything that CI runs
 	@for step in $(TEST_STEPS); do \
 	    start=$$SECONDS; echo "== make $$step"; \
-	    case $$step in lint | ctest | asan | tsan | torture) parts="-j$(JOBS) -O" ;; *) parts= ;; esac; \
+	    case $$step in lint | ctest | asan | tsan | fuzz | torture) parts="-j$(JOBS) -O" ;; *) parts= ;; esac; \
 	    $(MAKE) --no-print-directory $$parts $$step; \
 	    echo "== make $$step: ok, $$((SECONDS - start)) s"; \
 	done
@@ -134,8 +134,8 @@ chaos: $(CORE) ## 1,000 kills, faults, full disks, a backlog of 1 GiB; writes do
 	$(PY) -m tests.chaos.run $(CHAOS_ARGS)
 
 SOAK_ARGS ?= --minutes 10
-soak: $(CORE) ## ten minutes of load: the slopes of memory, descriptors and threads
-	$(PY) -m tests.chaos.soak $(SOAK_ARGS)
+soak: $(CORE) ## ten minutes of load: the slopes of memory, descriptors and threads, in the same page
+	$(PY) -m tests.chaos.run soak $(SOAK_ARGS)
 
 SPOOL_BENCH_DIR ?= build/bench-spool-data
 bench-spool: $(TEST_PACKAGES) ## what an activity record costs, on the disk of SPOOL_BENCH_DIR
@@ -146,17 +146,17 @@ bench-spool: $(TEST_PACKAGES) ## what an activity record costs, on the disk of S
 
 # --- other Pythons and mitmproxies --------------------------------------------------------------------------------
 
-# The matrix is in deploy/compat.  Every environment runs the same wheel, built once.
+# The matrices are in deploy/compat.  Every environment runs the same wheel, built once.
 WHEEL := build/compat/.wheel
 
 $(WHEEL): $(DEPS) $(C_SOURCES) $(PY_FILES) mitm_forwarder_addon.py setup.py pyproject.toml
 	@deploy/compat wheel
 	@touch $@
 
-compat-smoke: $(WHEEL) ## the smoke tests in every Python and mitmproxy of the matrix that this machine has
-	@deploy/compat test -m smoke
+compat-smoke: $(WHEEL) ## the smoke tests on mitmproxy 10.1.5, 11.0.2, 12.2.3 and the newest, Python 3.11 to 3.13
+	@deploy/compat smoke
 
-compat: $(WHEEL) ## all Python tests in the same
+compat: $(WHEEL) ## all Python tests on these and on 10.4.2, 11.1.3, 12.0.1, 12.1.2
 	@deploy/compat test
 
 # --- releases -----------------------------------------------------------------------------------------------------

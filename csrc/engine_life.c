@@ -97,7 +97,7 @@ create_state(struct engine *engine, const struct engine_config *config,
         err = set_authorization(&engine->authorization, config->system_token);
     }
     if (!err) {
-        err = rules_scratch_create(&engine->scratch);
+        err = verdict_desk_init(&engine->desk, &config->gate);
     }
     if (!err) {
         err = token_cache_create(TOKEN_CACHE_ENTRIES, &engine->users);
@@ -222,7 +222,7 @@ engine_destroy(struct engine *engine)
     delivery_destroy(engine->delivery);
     refresh_destroy(engine->refresh);
     rules_unref(engine->rules);
-    rules_scratch_destroy(engine->scratch);
+    verdict_desk_fini(&engine->desk);
     token_cache_destroy(engine->users);
     targets_fini(&engine->targets);
     leases_destroy(engine->leases);
@@ -306,12 +306,14 @@ engine_fd(const struct engine *engine)
 }
 
 bool
-engine_rules(const struct engine *engine, const struct rules **rules,
-             struct rules_scratch **scratch)
+engine_rules(struct engine *engine, struct rules **rules, struct verdict_desk **desk)
 {
-    *rules = engine->rules;
-    *scratch = engine->scratch;
-    return engine->rules != NULL;
+    if (engine->rules == NULL) {
+        return false;
+    }
+    *rules = rules_ref(engine->rules);
+    *desk = &engine->desk;
+    return true;
 }
 
 void

@@ -215,6 +215,7 @@ engine_py_judge(PyObject *object, PyObject *flow)
     struct py_engine *self = SELF(object);
     struct flow_reading reading;
     bool allowed = false;
+    PyObject *result = NULL;
     struct py_request *request = request_of(self, flow);
     if (request == NULL) {
         return PyErr_Occurred() ? NULL : Py_NewRef(Py_False);
@@ -223,16 +224,18 @@ engine_py_judge(PyObject *object, PyObject *flow)
         flow_reading_fini(&reading);
         return NULL;
     }
+    Py_INCREF((PyObject *)request); /* the flow may get another one while others hold the GIL */
     enum err err =
         engine_judge(request->engine->engine, request->request, &reading.input.target, &allowed);
     flow_reading_fini(&reading);
     if (err) {
-        return PyErr_NoMemory();
+        PyErr_NoMemory();
     }
-    if (!allowed && flow_answer(request, flow) < 0) {
-        return NULL;
+    else if (allowed || flow_answer(request, flow) == 0) {
+        result = PyBool_FromLong(allowed);
     }
-    return PyBool_FromLong(allowed);
+    Py_DECREF((PyObject *)request);
+    return result;
 }
 
 static PyObject *
@@ -412,12 +415,14 @@ engine_py_set_listeners(PyObject *object, PyObject *args)
 static PyObject *
 engine_py_test(PyObject *object, PyObject *args)
 {
-    const struct rules *rules;
-    struct rules_scratch *scratch;
-    if (!engine_rules(SELF(object)->engine, &rules, &scratch)) {
+    struct rules *rules;
+    struct verdict_desk *desk;
+    if (!engine_rules(SELF(object)->engine, &rules, &desk)) {
         return PyErr_Format(PyExc_LookupError, "no rule set was loaded yet");
     }
-    return py_verdict(rules, scratch, args, "s#s#is#:test");
+    PyObject *verdict = py_verdict(rules, desk, args, "s#s#is#:test");
+    rules_unref(rules);
+    return verdict;
 }
 
 static PyObject *

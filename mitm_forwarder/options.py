@@ -367,14 +367,20 @@ def load(
     options: object | None = None,
     environ: Mapping[str, str] | None = None,
     cwd: Path | None = None,
+    *,
+    secrets: bool = True,
 ) -> Config:
     """The whole configuration. `options` is mitmproxy's (or None), `environ` defaults to the
-    process's, `cwd` is where `.env` is looked for. Raises ConfigError with every problem there is.
+    process's, `cwd` is where `.env` is looked for; without `secrets` they are empty, and may be
+    missing. Raises ConfigError with every problem there is.
     """
     sources = _Sources(options, environ, cwd)
     values: dict[str, Any] = {}
     problems: list[str] = []
     for variable in VARIABLES:
+        if variable.secret and not secrets:
+            values[variable.field] = ""
+            continue
         try:
             values[variable.field] = _value(variable, sources, values)
         except ConfigError as error:
@@ -397,6 +403,18 @@ def early_turbo() -> frozenset[str] | None:
     except ConfigError:
         return None
     return None if wanted is None else frozenset(wanted & frozenset(turbo.EARLY))
+
+
+def spool_directory() -> str:
+    """ACTIVITY_SPOOL_DIR of the environment or .env, for who only looks into the spool: what a
+    gateway needs beyond that, the token above all, may be missing here. Raises ConfigError.
+    """
+    sources, values = _Sources(None, None, None), dict[str, Any]()
+    for variable in VARIABLES:
+        if variable.field in ("state_dir", "activity_spool_dir"):
+            values[variable.field] = _value(variable, sources, values)
+    found: str = values["activity_spool_dir"]
+    return found
 
 
 def _value(variable: Variable, sources: _Sources, values: Mapping[str, Any]) -> Any:
