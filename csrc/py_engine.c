@@ -454,13 +454,10 @@ engine_py_stats(PyObject *object, PyObject *Py_UNUSED(ignored))
 }
 
 static PyObject *
-engine_py_rule_counts(PyObject *object, PyObject *Py_UNUSED(ignored))
+rule_counts(const struct rules *rules)
 {
-    const struct rules *rules;
-    struct rules_scratch *scratch;
     size_t places[RULES_COUNTED_MAX];
-    size_t count =
-        engine_rules(SELF(object)->engine, &rules, &scratch) ? rules_counted_places(rules, places) : 0;
+    size_t count = rules_counted_places(rules, places);
     PyObject *counts = PyList_New(0);
     for (size_t i = 0; counts != NULL && i < count; i++) {
         struct rules_info info;
@@ -474,6 +471,19 @@ engine_py_rule_counts(PyObject *object, PyObject *Py_UNUSED(ignored))
         }
         Py_XDECREF(row);
     }
+    return counts;
+}
+
+static PyObject *
+engine_py_rule_counts(PyObject *object, PyObject *Py_UNUSED(ignored))
+{
+    struct rules *rules;
+    struct verdict_desk *desk;
+    if (!engine_rules(SELF(object)->engine, &rules, &desk)) {
+        return PyList_New(0);
+    }
+    PyObject *counts = rule_counts(rules);
+    rules_unref(rules);
     return counts;
 }
 
