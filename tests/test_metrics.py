@@ -323,7 +323,7 @@ def test_client_that_does_not_read(monkeypatch: pytest.MonkeyPatch) -> None:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         sock.connect(("127.0.0.1", served.port))
         sock.sendall(b"GET /metrics HTTP/1.1\r\n\r\n")
-        wait_until(lambda: served.page._desk._clients, 5, "the client")
+        wait_until(lambda: bool(served.page._desk._clients), 5, "the client")
         wait_until(lambda: not served.page._desk._clients, 5, "its end")
 
 
