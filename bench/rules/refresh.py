@@ -1,4 +1,4 @@
-"""What a refresh costs the thread of the event loop: a real engine on an asyncio loop, and a backend
+"""What a refresh costs the thread of the event loop: a real engine on an asyncio loop and a backend
 in another process whose list of 100,000 rules changes at every call.
 
 The thread's processor time from asking for the refresh until the new rules are in place, and,
