@@ -39,7 +39,6 @@ from .dials import reason_of
 from .errors import make_response
 from .routes import Form
 from .routes import Hooks
-from .routes import Plan
 from .routes import Route
 from .routes import engine
 from .routes import plan_of
