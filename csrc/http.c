@@ -43,6 +43,7 @@ struct http_client {
     int running_count, idle_count;
     int max_connections;
     long connect_timeout_ms;
+    bool added; /* a call since libcurl last worked: there is nothing to wait for */
     bool closing;
     struct trust trust;
     char *client_cert, *client_key; /* NULL where not used */
@@ -500,7 +501,7 @@ start_running(struct http_client *client, struct transfer *transfer, int64_t lef
     }
     link_remove(&transfer->link);
     list_push_back(&client->running, &transfer->link);
-    transfer->running = true;
+    transfer->running = client->added = true;
     client->running_count++;
 }
 
@@ -560,7 +561,11 @@ void
 http_run(struct http_client *client, int timeout_ms)
 {
     int still_running;
-    CURLMcode mc = curl_multi_poll(client->multi, NULL, 0, sleep_ms(client, timeout_ms), NULL);
+    CURLMcode mc = CURLM_OK;
+    if (!client->added) {
+        mc = curl_multi_poll(client->multi, NULL, 0, sleep_ms(client, timeout_ms), NULL);
+    }
+    client->added = false;
     if (!mc) {
         mc = curl_multi_perform(client->multi, &still_running);
     }
@@ -731,36 +736,5 @@ http_client_create(const struct http_tls *tls, int max_connections, int connect_
 
 fail:
     http_client_destroy(client);
-    return err;
-}
-
-/* ---- URLs ---- */
-
-static enum err
-append_escaped(struct buf *out, unsigned char c)
-{
-    static const char hex[] = "0123456789ABCDEF";
-    static const char unreserved[] =
-        "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~";
-    if (c != '\0' && strchr(unreserved, c) != NULL) {
-        return buf_append_char(out, (char)c);
-    }
-    char escaped[3] = {'%', hex[c >> 4], hex[c & 15]};
-    return buf_append(out, escaped, sizeof escaped);
-}
-
-enum err
-http_append_query_value(struct buf *out, struct slice text)
-{
-    struct buf value;
-    enum err err = ERR_OK;
-    buf_init(&value, out->max);
-    for (size_t i = 0; i < text.len && !err; i++) {
-        err = append_escaped(&value, (unsigned char)text.data[i]);
-    }
-    if (!err) {
-        err = buf_append_slice(out, buf_slice(&value));
-    }
-    buf_fini(&value);
     return err;
 }

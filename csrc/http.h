@@ -91,8 +91,4 @@ http_run(struct http_client *client, int timeout_ms);
 void
 http_wake(struct http_client *client);
 
-/* Appends text percent-encoded as a query value (RFC 3986 unreserved stay). */
-enum err
-http_append_query_value(struct buf *out, struct slice text) MUST_CHECK;
-
 #endif

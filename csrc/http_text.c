@@ -125,3 +125,32 @@ http_text_clean(char *text)
         }
     }
 }
+
+static enum err
+append_escaped(struct buf *out, unsigned char c)
+{
+    static const char hex[] = "0123456789ABCDEF";
+    static const char unreserved[] =
+        "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~";
+    if (c != '\0' && strchr(unreserved, c) != NULL) {
+        return buf_append_char(out, (char)c);
+    }
+    char escaped[3] = {'%', hex[c >> 4], hex[c & 15]};
+    return buf_append(out, escaped, sizeof escaped);
+}
+
+enum err
+http_text_append_query_value(struct buf *out, struct slice text)
+{
+    struct buf value;
+    enum err err = ERR_OK;
+    buf_init(&value, out->max);
+    for (size_t i = 0; i < text.len && !err; i++) {
+        err = append_escaped(&value, (unsigned char)text.data[i]);
+    }
+    if (!err) {
+        err = buf_append_slice(out, buf_slice(&value));
+    }
+    buf_fini(&value);
+    return err;
+}

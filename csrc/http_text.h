@@ -1,13 +1,13 @@
 /* What may stand in a request to the backend, and what may be taken from a header of its answer:
  * text in, verdict out.
  *
- * Owns nothing.  Private to http.c.
+ * Owns nothing.
  *
  * Any thread. */
 #ifndef FORWARDER_HTTP_TEXT_H
 #define FORWARDER_HTTP_TEXT_H
 
-#include "base.h"
+#include "buf.h"
 
 /* A non-empty field value (RFC 9110, 5.5): no control byte that could end the line and begin
  * another. */
@@ -23,5 +23,7 @@ int64_t http_text_fresh_s(const char *cache_control);
 int64_t http_text_seconds(const char *text, size_t len);
 /* Replaces what is not printable, so that a text from elsewhere stays one line of the log. */
 void http_text_clean(char *text);
+/* Appends text percent-encoded as a query value (RFC 3986 unreserved stay); all of it or nothing. */
+enum err http_text_append_query_value(struct buf *out, struct slice text) MUST_CHECK;
 
 #endif

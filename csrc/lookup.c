@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "clock.h"
+#include "http_text.h"
 #include "mem.h"
 
 #define ANSWER_MAX (64 * 1024)
@@ -46,7 +47,7 @@ lookup_create(struct lookup_service *service, struct slice target_url, struct sl
                                 strchr(service->url, '?') ? "&target_url=" : "?target_url=");
     }
     if (!err) {
-        err = http_append_query_value(&lookup->url, target_url);
+        err = http_text_append_query_value(&lookup->url, target_url);
     }
     if (!err && token.len > 0) {
         err = buf_append_string(&lookup->authorization, "Bearer ");

@@ -15,6 +15,7 @@
 #include "journal.h"
 #include "mem.h"
 #include "mover.h"
+#include "orphan.h"
 #include "slot.h"
 
 /* Of one spool_move, so that what an earlier process left does not hold up all else. */
@@ -35,13 +36,6 @@ static_assert(SPOOL_KEY_LEN == JOURNAL_KEY_LEN, "the journal keeps the spool's k
 static_assert(SPOOL_MESSAGE_SIZE == MOVER_LINE_SIZE && SPOOL_MESSAGE_SIZE == SLOT_MESSAGE_SIZE,
               "messages are passed on");
 
-/* A slot whose process is dead, while what it holds becomes ours. */
-struct orphan {
-    struct slot slot; /* path is NULL: none */
-    struct leftovers journals;
-    struct database *database; /* NULL: not opened yet */
-};
-
 struct spool {
     int64_t max_bytes;
     bool drops; /* the oldest, when full */
@@ -61,9 +55,7 @@ struct spool {
     char *directory; /* NULL in memory, as is slot.path */
     struct slot slot;
     struct orphan orphan;
-    int next_orphan;    /* slots below were looked at in this round */
-    bool orphan_failed; /* said so already */
-    bool reserved;      /* the reserve is there, or needed by nobody */
+    bool reserved; /* the reserve is there, or needed by nobody */
     struct mover_line line;
 };
 
@@ -321,134 +313,20 @@ spool_look(struct spool *spool)
     take_stock(spool);
 }
 
-/* ---- adopting ---- */
-
-static void
-orphan_let_go(struct orphan *orphan)
-{
-    database_destroy(orphan->database);
-    orphan->database = NULL;
-    leftovers_close(&orphan->journals);
-    slot_release(&orphan->slot);
-}
-
-/* All but the lock, when nothing is in them any more. */
-static enum err
-empty_slot(const char *slot)
-{
-    static const char *const names[] = {"spool.db-wal", "spool.db-shm", "spool.db", "reserve"};
-    enum err err = ERR_OK;
-    for (size_t i = 0; i < COUNT_OF(names) && !err; i++) {
-        char *path;
-        if (!(err = slot_join_path(slot, names[i], &path))) {
-            err = io_unlink(path);
-            mem_free(path);
-        }
-    }
-    return err;
-}
-
-/* ERR_MISSING where the slot has no database. */
-static enum err
-open_orphan_database(struct spool *spool)
-{
-    struct orphan *orphan = &spool->orphan;
-    char message[DATABASE_MESSAGE_SIZE] = "";
-    char *path;
-    int fd;
-    enum err err = slot_join_path(orphan->slot.path, "spool.db", &path);
-    if (err) {
-        return err;
-    }
-    if ((err = io_open(path, O_RDWR, &fd))) {
-        err = errno == ENOENT ? ERR_MISSING : err;
-    }
-    else {
-        io_close(fd);
-        err = database_create(path, &orphan->database, message);
-    }
-    mem_free(path);
-    if (message[0] != '\0') {
-        mover_say(&spool->line, "%s", message);
-    }
-    return err;
-}
-
-static enum err
-begin_orphan(struct spool *spool)
-{
-    uint32_t next;
-    enum err err = slot_take_orphan(spool->directory, &spool->next_orphan, &spool->orphan.slot);
-    if (err) {
-        return err;
-    }
-    if ((err = leftovers_open(spool->orphan.slot.path, &spool->orphan.journals, &next))) {
-        slot_release(&spool->orphan.slot);
-    }
-    return err;
-}
-
-/* One bounded step; *done when nothing is left in the slot. */
-static enum err
-adopt_step(struct spool *spool, bool *done)
-{
-    struct orphan *orphan = &spool->orphan;
-    size_t batches = 1, moved = 0;
-    bool more = false;
-    enum err err;
-    if (leftovers_remain(&orphan->journals)) {
-        return leftovers_move(&orphan->journals, spool->database, &batches, &moved, &spool->line);
-    }
-    if (orphan->database == NULL && (err = open_orphan_database(spool))) {
-        *done = err == ERR_MISSING;
-        return *done ? empty_slot(orphan->slot.path) : err;
-    }
-    if ((err = database_absorb(spool->database, orphan->database, MOVER_BATCH, &more))) {
-        const char *message = database_message(orphan->database);
-        mover_say(&spool->line, "%s",
-                  message[0] != '\0' ? message : database_message(spool->database));
-        return err;
-    }
-    if (!more) {
-        *done = true;
-        database_destroy(orphan->database);
-        orphan->database = NULL;
-        err = empty_slot(orphan->slot.path);
-    }
-    return err;
-}
-
 enum err
 spool_adopt(struct spool *spool, bool *more)
 {
-    enum err err = ERR_OK;
-    bool done = false;
     spool->line.text[0] = '\0';
     *more = false;
     /* What is taken over must not fill us up. */
     if (spool->directory == NULL || bytes_used(spool) > spool->max_bytes / 2) {
         return ERR_OK;
     }
-    if (spool->orphan.slot.path == NULL && (err = begin_orphan(spool)) == ERR_MISSING) {
-        spool->next_orphan = 0;
-        return ERR_OK;
+    enum err err =
+        orphan_adopt(&spool->orphan, spool->directory, spool->database, more, &spool->line);
+    if (err || *more) {
+        take_stock(spool);
     }
-    if (!err) {
-        err = adopt_step(spool, &done);
-    }
-    if (err && spool->line.text[0] == '\0') {
-        failed(spool, err, "adopt a slot in", spool->directory);
-    }
-    if (err || done) {
-        orphan_let_go(&spool->orphan);
-    }
-    /* Looked at again and again, but reported once. */
-    if (err && spool->orphan_failed) {
-        spool->line.text[0] = '\0';
-    }
-    spool->orphan_failed = err != ERR_OK || (spool->orphan_failed && !done);
-    take_stock(spool);
-    *more = !err;
     return err;
 }
 
@@ -530,7 +408,8 @@ spool_create(const struct spool_config *config, struct spool **out,
     }
     spool->max_bytes = config->max_bytes;
     spool->drops = config->drops_when_full;
-    spool->old.fd = spool->leftovers.segment.fd = spool->orphan.journals.segment.fd = -1;
+    spool->old.fd = spool->leftovers.segment.fd = -1;
+    orphan_init(&spool->orphan);
     enum err err = open_all(spool, config->directory);
     if (err) {
         memcpy(message, spool->line.text, sizeof spool->line.text);

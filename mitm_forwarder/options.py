@@ -394,6 +394,18 @@ def early_turbo() -> frozenset[str] | None:
     return None if wanted is None else frozenset(wanted & frozenset(turbo.EARLY))
 
 
+def spool_directory() -> str:
+    """ACTIVITY_SPOOL_DIR of the environment or .env, for who only looks into the spool: what a
+    gateway needs beyond that, the token above all, may be missing here. Raises ConfigError.
+    """
+    sources, values = _Sources(None, None, None), dict[str, Any]()
+    for variable in VARIABLES:
+        if variable.field in ("state_dir", "activity_spool_dir"):
+            values[variable.field] = _value(variable, sources, values)
+    found: str = values["activity_spool_dir"]
+    return found
+
+
 def _value(variable: Variable, sources: _Sources, values: Mapping[str, Any]) -> Any:
     if variable.secret:
         return _Secret(variable, sources).value

@@ -72,6 +72,25 @@ def test_nothing_there(tmp_path: Path) -> None:
     assert "(no process): 0 waiting, 0 refused" in ask(tmp_path).output
 
 
+def test_looking_needs_no_token(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the spool is is all that the command must know, from wherever a gateway knows it."""
+    for name in list(os.environ):
+        if name.startswith(("SYSTEM_TOKEN", "STATE_DIR", "ACTIVITY_", "FASTAPI_")):
+            monkeypatch.delenv(name)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "spool").mkdir()
+    make_slot(tmp_path / "spool", 0)
+    (tmp_path / ".env").write_text(f"STATE_DIR={tmp_path}\n")
+    shown = CliRunner().invoke(spool, [])
+    assert shown.exit_code == 0 and "1 refused for good" in shown.stdout
+    assert "key: waits" in CliRunner().invoke(spool, ["resend", "--all"]).stdout
+    monkeypatch.setenv("ACTIVITY_SPOOL_DIR", "")
+    assert "in the gateway's memory" in CliRunner().invoke(spool, []).stderr
+    monkeypatch.setenv("ACTIVITY_SPOOL_DIR", str(tmp_path / ".env"))
+    wrong = CliRunner().invoke(spool, [])
+    assert wrong.exit_code == 2 and "ACTIVITY_SPOOL_DIR=" in wrong.output
+
+
 @pytest.mark.parametrize("spoil", [garbage, nothing, directory])
 def test_broken_slot_hides_no_other(spoil: Callable[[Path], None], tmp_path: Path) -> None:
     """It is named, the others are shown and sent again, and the exit status tells."""

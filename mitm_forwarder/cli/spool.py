@@ -184,7 +184,7 @@ def _each(paths: list[Path], do: Callable[[Path], T]) -> Iterator[T]:
 def _find_directory(given: str | None) -> Path:
     if given is None:
         try:
-            given = options.load().activity_spool_dir
+            given = options.spool_directory()
         except options.ConfigError as error:
             report(error)
             sys.exit(2)

@@ -617,20 +617,6 @@ test_wake(void)
 /* ---- the rest ---- */
 
 static void
-test_query_value(void)
-{
-    static const char wanted[] =
-        "u=http%3A%2F%2Fa.test%2F~x-._%3Fq%3D1%26r%3D%C3%A4%20%25%2B%23%00";
-    CLEANUP(buf_fini) struct buf out;
-    buf_init(&out, sizeof wanted);
-    TRY(buf_append_string(&out, "u="));
-    TRY(http_append_query_value(&out, SLICE_LITERAL("http://a.test/~x-._?q=1&r=\xc3\xa4 %+#\0")));
-    CHECK_STRING(buf_string(&out), wanted);
-    CHECK_INT(http_append_query_value(&out, SLICE_LITERAL("x&")), ERR_LIMIT);
-    CHECK_STRING(buf_string(&out), wanted);
-}
-
-static void
 test_library_version(void)
 {
     TRY(http_global_init());
@@ -646,4 +632,4 @@ TESTS(TEST(get), TEST(not_modified), TEST(error_statuses_are_answers), TEST(bad_
       TEST(reset_within_the_body), TEST(garbage), TEST(too_large), TEST(keep_alive),
       TEST(reused_connection_that_died), TEST(connection_limit), TEST(waiting_calls_go_in_order),
       TEST(done_may_start_another), TEST(cancel), TEST(destroy_with_calls), TEST(wake),
-      TEST(query_value), TEST(library_version))
+      TEST(library_version))

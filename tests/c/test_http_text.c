@@ -86,4 +86,19 @@ test_clean(void)
     CHECK_STRING(text, "a  b  \xc3\xa4");
 }
 
-TESTS(TEST(value), TEST(url), TEST(etag), TEST(fresh), TEST(clean))
+static void
+test_query_value(void)
+{
+    static const char wanted[] =
+        "u=http%3A%2F%2Fa.test%2F~x-._%3Fq%3D1%26r%3D%C3%A4%20%25%2B%23%00";
+    CLEANUP(buf_fini) struct buf out;
+    buf_init(&out, sizeof wanted);
+    TRY(buf_append_string(&out, "u="));
+    struct slice url = SLICE_LITERAL("http://a.test/~x-._?q=1&r=\xc3\xa4 %+#\0");
+    TRY(http_text_append_query_value(&out, url));
+    CHECK_STRING(buf_string(&out), wanted);
+    CHECK_INT(http_text_append_query_value(&out, SLICE_LITERAL("x&")), ERR_LIMIT);
+    CHECK_STRING(buf_string(&out), wanted);
+}
+
+TESTS(TEST(value), TEST(url), TEST(etag), TEST(fresh), TEST(clean), TEST(query_value))

@@ -1,8 +1,12 @@
-"""`make chaos`: kills, faults and full disks at full size; the tables in docs/reliability.md.
+"""`make chaos` and `make soak`: faults, full disks, a backlog, kills and a long run at full size;
+the table in docs/reliability.md.
 
     python -m tests.chaos.run --kills 1000 --replay-mib 1024
+    python -m tests.chaos.run kills soak --minutes 10
 
-Exit status 1 when a promise was broken; the tables are written all the same.
+Without names of parts all but the soak. Parts may run one by one: what each of them found last is
+kept in build/chaos.json, and the table shows all of that. Exit status 1 when a promise was broken;
+the table is written all the same.
 """
 
 from __future__ import annotations
@@ -10,6 +14,8 @@ from __future__ import annotations
 import argparse
 import asyncio
 import datetime
+import fcntl
+import json
 import os
 import platform
 import re
@@ -17,15 +23,19 @@ import sqlite3
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from tests.chaos import disk
 from tests.chaos import kills
 from tests.chaos import replay
+from tests.chaos import soak
 from tests.support.gateway import make_confdir
 from tests.support.mitmdump import ROOT
 
 PAGE = ROOT / "docs" / "reliability.md"
+STORE = ROOT / "build" / "chaos.json"
 BEGIN, END = "<!-- chaos: begin -->", "<!-- chaos: end -->"
 
 Row = tuple[str, str, str, bool]
@@ -95,6 +105,26 @@ def run_faults() -> list[Row]:
     return [(what, "documented answer, record, no token lost", summary, done.returncode == 0)]
 
 
+def run_soak(minutes: float) -> list[Row]:
+    with tempfile.TemporaryDirectory(prefix="soak-") as name:
+        result = soak.run(Path(name), make_confdir(Path(name) / "confdir"), minutes)
+    what = f"soak of {result.seconds / 60:.1f} minutes with outages"
+    good = result.missing == 0 and result.status == 0
+    got = f"{result.missing} missing, exit status {result.status}"
+    rows = [(f"{what}, {result.answered} requests answered", "0 and 0", got, good)]
+    for key, name, unit, size in (
+        ("rss_kib", "memory", " MiB", 1024),
+        ("descriptors", "descriptors", "", 1),
+        ("threads", "threads", "", 1),
+    ):
+        slope, limit = result.slopes[key], soak.LIMITS[key]
+        between = f"{result.least[key] / size:.0f} to {result.most[key] / size:.0f}{unit}"
+        must = f"≤ {limit / size:+.0f}{unit} an hour"
+        got = f"{slope / size:+.1f}{unit} an hour ({between})"
+        rows.append((f"{what}: {name}", must, got, slope <= limit))
+    return rows
+
+
 def table(rows: list[Row]) -> str:
     """Markdown."""
     lines = ["| what | must be | was | |", "|---|---|---|---|"]
@@ -104,36 +134,59 @@ def table(rows: list[Row]) -> str:
     return "\n".join(lines)
 
 
-def write(rows: list[Row]) -> None:
+def keep(part: str, rows: list[Row]) -> dict[str, Any]:
+    """What the parts found last, this one included; another run may do the same at this moment."""
+    STORE.parent.mkdir(exist_ok=True)
+    with STORE.open("a+") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        file.seek(0)
+        kept: dict[str, Any] = json.loads(file.read() or "{}")
+        kept[part] = {"day": str(datetime.datetime.now(datetime.UTC).date()), "rows": rows}
+        file.truncate(0)
+        json.dump(kept, file)
+    return kept
+
+
+def write(kept: dict[str, Any]) -> None:
     """Between the two marks of the page."""
-    today = datetime.datetime.now(datetime.UTC).date()
+    found = [kept[part] for part in PARTS if part in kept]
+    days = " and ".join(sorted({part["day"] for part in found}))
     where = f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores, Python"
     where += f" {platform.python_version()}, SQLite {sqlite3.sqlite_version}"
-    text = f"{BEGIN}\nMeasured on {today} by `make chaos` ({where}).\n\n{table(rows)}\n{END}"
+    rows = table([row for part in found for row in part["rows"]])
+    text = f"{BEGIN}\nMeasured on {days} by `make chaos soak` ({where}).\n\n{rows}\n{END}"
     page = PAGE.read_text()
     before, _, rest = page.partition(BEGIN)
     PAGE.write_text(before + text + rest.partition(END)[2])
 
 
+PARTS: dict[str, Callable[[argparse.Namespace], list[Row]]] = {
+    "faults": lambda arguments: run_faults(),
+    "disks": lambda arguments: run_disks(),
+    "replay": lambda arguments: run_replay(arguments.replay_mib),
+    "kills": lambda arguments: run_kills(arguments.kills),
+    "soak": lambda arguments: run_soak(arguments.minutes),
+}
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("part", nargs="*", help=f"of {', '.join(PARTS)}; all but the last")
     parser.add_argument("--kills", type=int, default=1000)
     parser.add_argument("--replay-mib", type=int, default=1024)
+    parser.add_argument("--minutes", type=float, default=10.0, help="of the soak")
     parser.add_argument("--dry-run", action="store_true", help="leave docs/reliability.md alone")
     arguments = parser.parse_args()
-    rows: list[Row] = []
-    for step in (
-        run_faults,
-        run_disks,
-        lambda: run_replay(arguments.replay_mib),
-        lambda: run_kills(arguments.kills),
-    ):
-        new = step()
-        print(table(new), flush=True)
-        rows += new
-    if not arguments.dry_run:
-        write(rows)
-    return 0 if all(good for *_, good in rows) else 1
+    if unknown := set(arguments.part) - set(PARTS):
+        parser.error(f"no such part: {', '.join(sorted(unknown))}")
+    good = True
+    for part in arguments.part or [name for name in PARTS if name != "soak"]:
+        rows = PARTS[part](arguments)
+        print(table(rows), flush=True)
+        good = good and all(ok for *_, ok in rows)
+        if not arguments.dry_run:
+            write(keep(part, rows))
+    return 0 if good else 1
 
 
 if __name__ == "__main__":
