@@ -78,8 +78,7 @@ create_state(struct engine *engine, const struct engine_config *config,
     engine->blacklist_url = mem_string(config->blacklist_url);
     engine->user_id_claim = mem_string(config->user_id_claim);
     engine->state_dir = config->state_dir != NULL ? mem_string(config->state_dir) : NULL;
-    if (engine->proxy_url == NULL || engine->blacklist_url == NULL
-        || engine->user_id_claim == NULL
+    if (engine->proxy_url == NULL || engine->blacklist_url == NULL || engine->user_id_claim == NULL
         || (config->state_dir != NULL && engine->state_dir == NULL)) {
         return ERR_MEMORY;
     }

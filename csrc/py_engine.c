@@ -595,7 +595,8 @@ static PyMethodDef engine_methods[] = {
      "record($self, flow, /)\n--\n\nWrites the one activity record of the flow; False when the "
      "spool cannot take it."},
     {"leave", engine_py_leave, METH_O,
-     "leave($self, flow, /)\n--\n\nThe client has gone: a flow that waits for its turn gives up its "
+     "leave($self, flow, /)\n--\n\nThe client has gone: a flow that waits for its turn gives up "
+     "its "
      "place."},
     {"finish", engine_py_finish, METH_O,
      "finish($self, flow, /)\n--\n\nThe flow has ended: gives the permit back.  (method, url, "
