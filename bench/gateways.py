@@ -174,6 +174,7 @@ def environment(rig: Rig, directory: Path) -> dict[str, str]:
         "FASTAPI_BASE_URL": f"http://127.0.0.1:{rig.ports['backend']}",
         "STATE_DIR": str(directory / "state"),
         "ALLOW_TARGETS": "127.0.0.1",
+        "METRICS_LISTEN": "",
     }
 
 

@@ -207,10 +207,12 @@ struct engine_gauges {
     size_t running; /* requests that have not ended */
     size_t permits_held, permits_waiting;
     size_t rules;         /* in the set in place */
+    size_t rules_always, rules_quarantined, rules_counted; /* some of them, see rules.h */
     int64_t rules_age_ms; /* since the backend confirmed it; -1: never */
     int64_t spool_depth, spool_dead, spool_bytes;
     int64_t spool_age_ms;    /* of the oldest record that waits */
     const char *spool_place; /* borrowed */
+    bool breaker_open;
 };
 void
 engine_gauges(struct engine *engine, struct engine_gauges *out);

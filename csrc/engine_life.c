@@ -78,8 +78,7 @@ create_state(struct engine *engine, const struct engine_config *config,
     engine->blacklist_url = mem_string(config->blacklist_url);
     engine->user_id_claim = mem_string(config->user_id_claim);
     engine->state_dir = config->state_dir != NULL ? mem_string(config->state_dir) : NULL;
-    if (engine->proxy_url == NULL || engine->blacklist_url == NULL
-        || engine->user_id_claim == NULL
+    if (engine->proxy_url == NULL || engine->blacklist_url == NULL || engine->user_id_claim == NULL
         || (config->state_dir != NULL && engine->state_dir == NULL)) {
         return ERR_MEMORY;
     }
@@ -323,10 +322,17 @@ engine_gauges(struct engine *engine, struct engine_gauges *out)
         .running = engine->live_count,
         .permits_held = engine->permits.held,
         .permits_waiting = engine->permits.queued,
-        .rules = engine->rules != NULL ? rules_count(engine->rules) : 0,
-        .rules_age_ms = engine->rules != NULL ? clock_now_ms() - engine->rules_confirmed_ms : -1,
+        .rules_age_ms = -1,
         .spool_place = "closed",
+        .breaker_open = breaker_is_open(&engine->lookups.breaker),
     };
+    if (engine->rules != NULL) {
+        out->rules = rules_count(engine->rules);
+        out->rules_always = rules_summary(engine->rules)->always;
+        out->rules_quarantined = rules_summary(engine->rules)->quarantined;
+        out->rules_counted = rules_counted(engine->rules);
+        out->rules_age_ms = clock_now_ms() - engine->rules_confirmed_ms;
+    }
     if (engine->delivery != NULL) {
         struct spool *spool = delivery_spool(engine->delivery);
         out->spool_depth = spool_depth(spool);

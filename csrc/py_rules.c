@@ -136,9 +136,8 @@ rules_py_report(PyObject *object, PyObject *Py_UNUSED(ignored))
                : Py_BuildValue("{snsnsnsnsnsnsnsN}", "given", (Py_ssize_t)report->given, "compiled",
                                (Py_ssize_t)report->compiled, "rejected",
                                (Py_ssize_t)report->rejected, "duplicates",
-                               (Py_ssize_t)report->duplicates, "always",
-                               (Py_ssize_t)report->always, "everything",
-                               (Py_ssize_t)report->everything, "quarantined",
+                               (Py_ssize_t)report->duplicates, "always", (Py_ssize_t)report->always,
+                               "everything", (Py_ssize_t)report->everything, "quarantined",
                                (Py_ssize_t)report->quarantined, "rejects", rejects);
 }
 
@@ -240,7 +239,8 @@ rules_dealloc(PyObject *object)
 
 static PyMethodDef rules_methods[] = {
     {"match", rules_py_match, METH_VARARGS,
-     "match($self, scheme, host, port, path, /)\n--\n\n(form, id, pattern, limit hit, nanoseconds); "
+     "match($self, scheme, host, port, path, /)\n--\n\n(form, id, pattern, limit hit, "
+     "nanoseconds); "
      "form is \"canonical\" or \"raw\", or None where no rule matches."},
     {"report", rules_py_report, METH_NOARGS,
      "report($self, /)\n--\n\nWhat became of the list: numbers by name, and the first 100 rules "

@@ -1,5 +1,5 @@
-"""What a refresh costs the thread of the event loop: a real engine on an asyncio loop and a backend
-in another process whose list of 100,000 rules changes at every call.
+"""What a refresh costs the thread of the event loop: a real engine on an asyncio loop, and a
+backend in another process whose list of 100,000 rules changes at every call.
 
 The thread's processor time from asking for the refresh until the new rules are in place, and,
 beside it, over as long a time in which nothing happens.

@@ -75,8 +75,8 @@ static enum err
 ask(struct rig *rig, const char *path, struct verdict *out)
 {
     struct url url;
-    struct url_parts parts = {SLICE_LITERAL("http"), SLICE_LITERAL("a.test"), 80,
-                              {path, strlen(path)}};
+    struct url_parts parts = {
+        SLICE_LITERAL("http"), SLICE_LITERAL("a.test"), 80, {path, strlen(path)}};
     enum err err = url_build(&parts, &url);
     if (!err) {
         *out = verdict_of(&rig->desk, rig->rules, &url);
