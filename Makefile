@@ -56,11 +56,11 @@ include tests/fuzz/rules.mk
 include bench/rules/rules.mk
 
 # In this order, so that the quick ones fail first.  Those of many parts keep each part's output together.
-TEST_STEPS := lint ctest asan tsan leak torture pytest compat-smoke asan-python
+TEST_STEPS := lint ctest asan tsan fuzz leak torture pytest compat-smoke asan-python
 test: $(CORE) $(TEST_PACKAGES) ## everything that CI runs
 	@for step in $(TEST_STEPS); do \
 	    start=$$SECONDS; echo "== make $$step"; \
-	    case $$step in lint | ctest | asan | tsan | torture) parts="-j$(JOBS) -O" ;; *) parts= ;; esac; \
+	    case $$step in lint | ctest | asan | tsan | fuzz | torture) parts="-j$(JOBS) -O" ;; *) parts= ;; esac; \
 	    $(MAKE) --no-print-directory $$parts $$step; \
 	    echo "== make $$step: ok, $$((SECONDS - start)) s"; \
 	done
@@ -117,9 +117,12 @@ oracle: $(CORE) ## the forms of generated URLs, in C and in Python; ORACLE_EXAMP
 # Both say in words what is missing on this machine (Go, valgrind), and need nothing of it to be idle: the one pairs
 # slices of each gateway, the other counts instructions.
 BENCH_ARGS ?=
-bench: $(CORE) ## CPU per request beside bare mitmdump's; writes docs/performance.json and .svg; BENCH_ARGS="-r 3 -k plain"
+bench: $(CORE) ## CPU, latency and peak beside bare mitmdump's; writes docs/performance.*; BENCH_ARGS="-r 3 -k plain"
 	@$(PY) -m bench.cpu $(BENCH_ARGS)
 	@$(PY) -m bench.plot
+
+bench-growth: $(CORE) ## cost per request as connections, rules, upstreams and requests grow; the memory of workers
+	@$(PY) -m bench.growth $(BENCH_ARGS)
 
 bench-ir: $(CORE) ## instructions per request under callgrind, which repeat to 2 %; fails over the limits of bench/ir.py
 	@$(PY) -m bench.ir --gate $(BENCH_ARGS)
@@ -143,17 +146,17 @@ bench-spool: $(TEST_PACKAGES) ## what an activity record costs, on the disk of S
 
 # --- other Pythons and mitmproxies --------------------------------------------------------------------------------
 
-# The matrix is in deploy/compat.  Every environment runs the same wheel, built once.
+# The matrices are in deploy/compat.  Every environment runs the same wheel, built once.
 WHEEL := build/compat/.wheel
 
 $(WHEEL): $(DEPS) $(C_SOURCES) $(PY_FILES) mitm_forwarder_addon.py setup.py pyproject.toml
 	@deploy/compat wheel
 	@touch $@
 
-compat-smoke: $(WHEEL) ## the smoke tests in every Python and mitmproxy of the matrix that this machine has
-	@deploy/compat test -m smoke
+compat-smoke: $(WHEEL) ## the smoke tests on mitmproxy 10.1.5, 11.0.2, 12.2.3 and the newest, Python 3.11 to 3.13
+	@deploy/compat smoke
 
-compat: $(WHEEL) ## all Python tests in the same
+compat: $(WHEEL) ## all Python tests on these and on 10.4.2, 11.1.3, 12.0.1, 12.1.2
 	@deploy/compat test
 
 # --- releases -----------------------------------------------------------------------------------------------------
@@ -170,5 +173,5 @@ fresh: ## make demo and make test in bare Debian roots (root and debootstrap nee
 clean: ## all that make has made, but for .venv and .venvs
 	rm -rf build dist *.egg-info mitm_forwarder/*.so
 
-.PHONY: help build demo test lint ruff mypy stubtest pytest forwarding-table memory asan-python leak oracle bench bench-ir chaos \
+.PHONY: help build demo test lint ruff mypy stubtest pytest forwarding-table memory asan-python leak oracle bench bench-growth bench-ir chaos \
 	soak bench-spool compat compat-smoke lock image fresh clean

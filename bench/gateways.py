@@ -1,7 +1,8 @@
 """What is measured: bare mitmdump, ours in its two ways, and what others would do.
 
 Every row does what it can of the same job. mitmdump gets the same options everywhere: lazy
-connections and no upstream certificates, which ours sets itself, and trust in the rig's origin.
+connections, no upstream certificates and streaming, which ours sets itself, and trust in
+the rig's origin.
 """
 
 from __future__ import annotations
@@ -17,12 +18,16 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from bench import squid
+from bench.cases import Case
 from bench.rig import BUILD
 from bench.rig import ROOT
 from bench.rig import Rig
+from bench.rig import build
 
 OPTIONS = ["-q", "--set", "ssl_insecure=true"]
 BARE = ["--set", "connection_strategy=lazy", "--set", "upstream_cert=false"]
+BARE += ["--set", "stream_large_bodies=1m"]
 PEERS = ROOT / "bench" / "peers"
 MITMDUMP = ["-c", "from mitmproxy.tools.main import mitmdump; mitmdump()"]
 LAUNCHER = ["-m", "mitm_forwarder", "run"]
@@ -39,6 +44,15 @@ class Row:
     """Arguments of `mitm-forwarder run`; None for mitmdump."""
     confdir: str = "rsa"
     env: dict[str, str] = field(default_factory=dict)
+    go: str | None = None
+    """A Go program of bench/peers in the place of mitmproxy."""
+    squid: bool = False
+
+    def can(self, case: Case) -> bool:
+        """goproxy and Squid offer no HTTP/2 inside TLS and ask no backend."""
+        if self.squid and case.kind != "plain" and not squid.opens_tls():
+            return False
+        return not (self.squid or self.go) or not (case.job or case.kind == "h2")
 
 
 ROWS = {
@@ -49,6 +63,8 @@ ROWS = {
         Row("launcher", "all of it, mitm-forwarder run", launcher=()),
         Row("launcher-ec", "the same with a new CA", launcher=(), confdir="ec"),
         Row("launcher-2", "the same, two workers", launcher=("--workers", "2")),
+        Row("squid", "Squid, to the upstream, ssl-bump for TLS", squid=True),
+        Row("goproxy", "elazarl/goproxy, to the upstream", go="goproxy"),
         Row("httpx", "an addon with httpx and re", (*BARE, "-s", str(PEERS / "httpx_addon.py"))),
     )
 }
@@ -83,13 +99,18 @@ class Gateway:
         self.log = self.directory / "log"
         options = [*OPTIONS, "-p", str(self.port), "--listen-host", "127.0.0.1"]
         options += ["--set", f"confdir={confdir(row.confdir)}"]
-        if row.launcher is None:
-            command = [*MITMDUMP, *options, *row.arguments]
+        if row.go is not None:
+            command = go_command(row.go, self.port, rig)
+        elif row.squid:
+            ca = confdir(row.confdir) / "mitmproxy-ca.pem"
+            command = squid.command(self.directory, self.port, rig.ports["proxy"], ca)
+        elif row.launcher is None:
+            command = [sys.executable, *MITMDUMP, *options, *row.arguments]
         else:
-            command = [*LAUNCHER, *row.launcher, "--", *options]
+            command = [sys.executable, *LAUNCHER, *row.launcher, "--", *options]
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(
-                [*prefix, sys.executable, *command],
+                [*prefix, *command],
                 cwd=self.directory,
                 env=environment(rig, self.directory) | row.env,
                 stdin=subprocess.DEVNULL,
@@ -123,10 +144,24 @@ class Gateway:
             time.sleep(0.1)
 
     def rss_mib(self) -> float:
-        for line in Path(f"/proc/{self.process.pid}/status").read_text().splitlines():
-            if line.startswith("VmRSS"):
-                return int(line.split()[1]) / 1024
-        return 0.0
+        return memory(self.process.pid)["Rss"]
+
+    def workers(self) -> list[int]:
+        """The processes that `run --workers` has forked; none with one worker."""
+        pid = self.process.pid
+        return [int(p) for p in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def memory(pid: int) -> dict[str, float]:
+    """MiB of a process: Rss, Pss, Private_Clean, Private_Dirty and what else the kernel says."""
+    lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()[1:]
+    return {line.split(":")[0]: int(line.split()[1]) / 1024 for line in lines}
+
+
+def go_command(name: str, port: int, rig: Rig) -> list[str]:
+    binary = build(PEERS / name, BUILD / name)
+    upstream = f"http://127.0.0.1:{rig.ports['proxy']}"
+    return [str(binary), "-listen", f"127.0.0.1:{port}", "-upstream", upstream]
 
 
 def environment(rig: Rig, directory: Path) -> dict[str, str]:
@@ -139,6 +174,7 @@ def environment(rig: Rig, directory: Path) -> dict[str, str]:
         "FASTAPI_BASE_URL": f"http://127.0.0.1:{rig.ports['backend']}",
         "STATE_DIR": str(directory / "state"),
         "ALLOW_TARGETS": "127.0.0.1",
+        "METRICS_LISTEN": "",
     }
 
 

@@ -8,7 +8,7 @@ from html import escape
 from bench.cpu import RESULT
 
 WIDTH, BAR, LEFT, TOP = 640, 18, 130, 40
-COLOURS = ("#8899aa", "#3366cc", "#22aa77", "#cc6633", "#aa55aa")
+COLOURS = ("#8899aa", "#3366cc", "#22aa77", "#cc6633", "#aa55aa", "#bbaa33", "#55bbcc")
 NAMES = {
     "plain": "plain, keep-alive",
     "tls": "TLS, keep-alive",
@@ -23,9 +23,13 @@ def draw(data: dict[str, dict[str, dict[str, dict[str, float]]]]) -> str:
     kinds = list(next(iter(table.values())))
     scale, parts, y = (WIDTH - LEFT - 90) / 1.5, [], TOP
     for kind in kinds:
-        parts.append(f'<text x="4" y="{y + 12}" font-weight="bold">{escape(NAMES[kind])}</text>')
+        parts.append(
+            f'<text x="4" y="{y + 12}" font-weight="bold">{escape(NAMES.get(kind, kind))}</text>'
+        )
         y += BAR
         for colour, (name, cells) in zip(COLOURS, table.items(), strict=False):
+            if kind not in cells:
+                continue
             ratio, cost = cells[kind]["ratio"], cells[kind]["cpu_us"]
             width = min(ratio, 1.5) * scale
             parts.append(

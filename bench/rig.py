@@ -40,11 +40,14 @@ def build(directory: Path, target: Path) -> Path:
 class Rig:
     """Origin, upstream proxy and backend on ports of their own, while the block lasts."""
 
-    def __init__(self, rules: int = 1000, delay: str = "0s") -> None:
+    def __init__(self, rules: int = 1000, delay: str = "0s", upstreams: int = 1) -> None:
         self.binary = build(ROOT / "bench" / "rig", BUILD / "rig")
         # Two threads: what is measured is the gateway, and the servers must not be the limit.
         self._process = subprocess.Popen(
-            [str(self.binary), "serve", "-rules", str(rules), "-delay", delay],
+            [
+                *(str(self.binary), "serve", "-rules", str(rules), "-delay", delay),
+                *("-upstreams", str(upstreams)),
+            ],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             env={**os.environ, "GOMAXPROCS": "2"},

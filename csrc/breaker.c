@@ -3,13 +3,14 @@
 void
 breaker_init(struct breaker *breaker)
 {
-    *breaker = (struct breaker){0};
+    atomic_store(&breaker->failures, 0);
+    breaker->next_probe_ms = 0;
 }
 
 bool
 breaker_is_open(const struct breaker *breaker)
 {
-    return breaker->failures >= BREAKER_FAILURES;
+    return atomic_load(&breaker->failures) >= BREAKER_FAILURES;
 }
 
 bool
@@ -39,7 +40,7 @@ breaker_failed(struct breaker *breaker, int64_t now_ms)
     if (breaker_is_open(breaker)) {
         return;
     }
-    breaker->failures++;
+    atomic_fetch_add(&breaker->failures, 1);
     if (breaker_is_open(breaker)) {
         breaker->next_probe_ms = now_ms + BREAKER_PROBE_MS;
     }

@@ -3,9 +3,11 @@
  *
  * The struct is the caller's memory and holds no resources.
  *
- * One thread (the reactor). */
+ * One thread (the reactor); breaker_is_open: any thread. */
 #ifndef FORWARDER_BREAKER_H
 #define FORWARDER_BREAKER_H
+
+#include <stdatomic.h>
 
 #include "base.h"
 
@@ -13,7 +15,7 @@
 #define BREAKER_PROBE_MS 1000
 
 struct breaker {
-    unsigned failures;     /* in a row */
+    atomic_uint failures;  /* in a row */
     int64_t next_probe_ms; /* while open: when the next probe may go */
 };
 

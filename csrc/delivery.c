@@ -295,6 +295,7 @@ delivery_create(struct reactor *reactor, struct mailbox *outbox, struct stats *s
     delivery->authorization = config->authorization;
     delivery->timeout_ms = config->timeout_ms;
     list_init(&delivery->ready);
+    list_init(&delivery->settled);
     reactor_timer_init(&delivery->timer, delivery_post_by_timer);
     delivery->move_due_ms = CLOCK_NEVER;
     link_init(&delivery->move.mail.link);
@@ -404,6 +405,8 @@ delivery_stop(struct delivery *delivery)
     }
     struct store_task wake = {.run = nothing};
     link_init(&wake.mail.link);
+    /* Or what the backend has accepted would be posted again by the next process. */
+    delivery_post_give_back(delivery);
     atomic_store(&delivery->stopping, true);
     /* Refused when the thread has seen `stopping` by itself. */
     bool woken = mailbox_post(&delivery->inbox, &wake.mail);
@@ -418,7 +421,7 @@ delivery_destroy(struct delivery *delivery)
     if (delivery == NULL) {
         return;
     }
-    assert(!delivery->started && delivery->in_flight == 0);
+    assert(!delivery->started && delivery->in_flight == 0 && delivery->settled_count == 0);
     for (struct link *link; (link = list_take_front(&delivery->ready)) != NULL;) {
         delivery_post_destroy(LIST_ENTRY(link, struct post, ready));
     }

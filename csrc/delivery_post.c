@@ -7,6 +7,8 @@
 
 /* Read so that the connection can be used again; of a longer one only the beginning counts. */
 #define ANSWER_MAX (64 * 1024)
+/* So many are given back at once: half a window is what the spool thread reads anew. */
+#define SETTLED_MAX (DELIVERY_WINDOW / 2)
 
 static void
 send_ready(struct delivery *delivery);
@@ -19,15 +21,36 @@ delivery_post_destroy(struct post *post)
     mem_free(post);
 }
 
-/* Gives the post back to the spool thread. */
 static void
 settle(struct post *post, enum post_fate fate)
 {
     post->fate = fate;
-    if (!mailbox_post(&post->delivery->inbox, &post->settle.mail)) {
-        /* Stopping, and too late for this answer: the record stays in the database, and the backend
-         * will know the key when it is posted again. */
-        delivery_post_destroy(post);
+    list_push_back(&post->delivery->settled, &post->settle.mail.link);
+    post->delivery->settled_count++;
+}
+
+void
+delivery_post_give_back(struct delivery *delivery)
+{
+    delivery->settled_count = 0;
+    if (list_is_empty(&delivery->settled)
+        || mailbox_post_all(&delivery->inbox, &delivery->settled)) {
+        return;
+    }
+    /* Stopping, and too late for these answers: the records stay in the database, and the backend
+     * will know the keys when they are posted again. */
+    for (struct link *link; (link = list_take_front(&delivery->settled)) != NULL;) {
+        delivery_post_destroy(LIST_ENTRY(link, struct post, settle.mail.link));
+    }
+}
+
+/* Many at a time, as each time costs the spool thread a wake-up and a synced transaction; but
+ * nothing waits for an answer that may never come. */
+static void
+give_back_if_due(struct delivery *delivery)
+{
+    if (delivery->in_flight == 0 || delivery->settled_count >= SETTLED_MAX) {
+        delivery_post_give_back(delivery);
     }
 }
 
@@ -105,6 +128,7 @@ posted(struct http_call *call)
     delivery->in_flight--;
     if (call->failure == HTTP_FAILURE_CANCELLED) {
         delivery_post_destroy(post);
+        give_back_if_due(delivery);
         return;
     }
     switch (activity_fate(call->failure ? 0 : call->status)) {
@@ -127,6 +151,7 @@ posted(struct http_call *call)
         break;
     }
     send_ready(delivery);
+    give_back_if_due(delivery);
 }
 
 static enum err

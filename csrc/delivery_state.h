@@ -67,6 +67,8 @@ struct delivery {
 
     /* the reactor's */
     struct list ready;
+    struct list settled; /* posts not yet given back */
+    size_t settled_count;
     size_t in_flight;
     unsigned failures; /* in a row, of the delivery as a whole */
     unsigned round;    /* a failure ends one: what was sent in an earlier one says nothing new */
@@ -82,5 +84,8 @@ void
 delivery_post_by_timer(struct reactor_timer *timer);
 void
 delivery_post_destroy(struct post *post);
+/* To the spool thread, all that are settled.  Also the loop's, once the reactor is stopped. */
+void
+delivery_post_give_back(struct delivery *delivery);
 
 #endif

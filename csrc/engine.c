@@ -13,7 +13,10 @@
 /* There was no status: nginx's word for it. */
 #define CLIENT_GONE 499
 
-/* ---- deciding ---- */
+/* ---- deciding ----
+ *
+ * While a long URL is matched others hold the GIL, and may release any request but this one, which
+ * its caller, or whoever awaits it, holds: no list is walked across a match, only taken from. */
 
 /* Before going back to the caller that began the request: one that is decided by now need not be
  * queued for it. */
@@ -47,8 +50,11 @@ is_hit(struct engine *engine, struct request *request, const struct rules_hit *h
 static bool
 url_is_blocked(struct engine *engine, struct request *request, const struct url *url)
 {
-    struct verdict verdict = verdict_of(engine->rules, url, engine->scratch);
-    return is_hit(engine, request, &verdict.hit);
+    struct rules *rules = rules_ref(engine->rules);
+    struct verdict verdict = verdict_of(&engine->desk, rules, url);
+    bool blocked = is_hit(engine, request, &verdict.hit);
+    rules_unref(rules);
+    return blocked;
 }
 
 /* A URL of which there is only one form; empty: none. */
@@ -58,8 +64,11 @@ blocks(struct engine *engine, struct request *request, struct slice subject)
     if (subject.len == 0) {
         return false;
     }
-    struct rules_hit hit = rules_match(engine->rules, subject, engine->scratch);
-    return is_hit(engine, request, &hit);
+    struct rules *rules = rules_ref(engine->rules);
+    struct rules_hit hit = verdict_of_form(&engine->desk, rules, subject);
+    bool blocked = is_hit(engine, request, &hit);
+    rules_unref(rules);
+    return blocked;
 }
 
 static bool
@@ -163,6 +172,7 @@ engine_begin(struct engine *engine, const struct request_input *input, void *own
     if (err) {
         return err;
     }
+    *out = request; /* already now: its owner may be seen while the URL is matched */
     stats_add(&engine->stats, STATS_requests, 1);
     list_push_back(&engine->live, &request->live);
     engine->live_count++;
@@ -183,7 +193,6 @@ engine_begin(struct engine *engine, const struct request_input *input, void *own
         judge_and_go_on(engine, request);
     }
     settled_at_once(request);
-    *out = request;
     return ERR_OK;
 }
 

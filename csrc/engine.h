@@ -6,7 +6,9 @@
  * to it, so it must stay until then.
  *
  * One thread at a time: the loop's, or, for engine_release, whichever holds the GIL.  Only
- * engine_halt may run beside others. */
+ * engine_halt may run beside others; and while engine_begin, engine_judge, engine_drain or a caller
+ * of engine_rules match a long URL, outside of config.gate, another thread may call engine_release.
+ */
 #ifndef FORWARDER_ENGINE_H
 #define FORWARDER_ENGINE_H
 
@@ -19,6 +21,7 @@
 #include "targets.h"
 #include "upstream.h"
 #include "url.h"
+#include "verdict.h"
 
 /* Borrowed for the length of engine_create. */
 struct engine_config {
@@ -42,6 +45,7 @@ struct engine_config {
     bool deny_private_targets, deny_ip_literals;
     const char *allow_targets; /* as in targets.h */
     struct spool_config spool;
+    struct verdict_gate gate; /* around the matching of a long URL */
 };
 
 struct engine;
@@ -194,20 +198,21 @@ request_started_ms(const struct request *request);
 int64_t
 request_deadline_ms(const struct request *request);
 
-/* The rule set in place and a scratch for it, to ask what it says of a URL; borrowed until the next
- * call that changes rules.  False: there is none yet. */
+/* The rule set in place, of which the caller gets a reference, and the desk to ask it at.  False:
+ * there is none yet. */
 bool
-engine_rules(const struct engine *engine, const struct rules **rules,
-             struct rules_scratch **scratch);
+engine_rules(struct engine *engine, struct rules **rules, struct verdict_desk **desk);
 
 struct engine_gauges {
     size_t running; /* requests that have not ended */
     size_t permits_held, permits_waiting;
     size_t rules;         /* in the set in place */
+    size_t rules_always, rules_quarantined, rules_counted; /* some of them, see rules.h */
     int64_t rules_age_ms; /* since the backend confirmed it; -1: never */
     int64_t spool_depth, spool_dead, spool_bytes;
     int64_t spool_age_ms;    /* of the oldest record that waits */
     const char *spool_place; /* borrowed */
+    bool breaker_open;
 };
 void
 engine_gauges(struct engine *engine, struct engine_gauges *out);

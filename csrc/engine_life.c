@@ -78,8 +78,7 @@ create_state(struct engine *engine, const struct engine_config *config,
     engine->blacklist_url = mem_string(config->blacklist_url);
     engine->user_id_claim = mem_string(config->user_id_claim);
     engine->state_dir = config->state_dir != NULL ? mem_string(config->state_dir) : NULL;
-    if (engine->proxy_url == NULL || engine->blacklist_url == NULL
-        || engine->user_id_claim == NULL
+    if (engine->proxy_url == NULL || engine->blacklist_url == NULL || engine->user_id_claim == NULL
         || (config->state_dir != NULL && engine->state_dir == NULL)) {
         return ERR_MEMORY;
     }
@@ -97,7 +96,7 @@ create_state(struct engine *engine, const struct engine_config *config,
         err = set_authorization(&engine->authorization, config->system_token);
     }
     if (!err) {
-        err = rules_scratch_create(&engine->scratch);
+        err = verdict_desk_init(&engine->desk, &config->gate);
     }
     if (!err) {
         err = token_cache_create(TOKEN_CACHE_ENTRIES, &engine->users);
@@ -222,7 +221,7 @@ engine_destroy(struct engine *engine)
     delivery_destroy(engine->delivery);
     refresh_destroy(engine->refresh);
     rules_unref(engine->rules);
-    rules_scratch_destroy(engine->scratch);
+    verdict_desk_fini(&engine->desk);
     token_cache_destroy(engine->users);
     targets_fini(&engine->targets);
     leases_destroy(engine->leases);
@@ -306,12 +305,14 @@ engine_fd(const struct engine *engine)
 }
 
 bool
-engine_rules(const struct engine *engine, const struct rules **rules,
-             struct rules_scratch **scratch)
+engine_rules(struct engine *engine, struct rules **rules, struct verdict_desk **desk)
 {
-    *rules = engine->rules;
-    *scratch = engine->scratch;
-    return engine->rules != NULL;
+    if (engine->rules == NULL) {
+        return false;
+    }
+    *rules = rules_ref(engine->rules);
+    *desk = &engine->desk;
+    return true;
 }
 
 void
@@ -321,10 +322,17 @@ engine_gauges(struct engine *engine, struct engine_gauges *out)
         .running = engine->live_count,
         .permits_held = engine->permits.held,
         .permits_waiting = engine->permits.queued,
-        .rules = engine->rules != NULL ? rules_count(engine->rules) : 0,
-        .rules_age_ms = engine->rules != NULL ? clock_now_ms() - engine->rules_confirmed_ms : -1,
+        .rules_age_ms = -1,
         .spool_place = "closed",
+        .breaker_open = breaker_is_open(&engine->lookups.breaker),
     };
+    if (engine->rules != NULL) {
+        out->rules = rules_count(engine->rules);
+        out->rules_always = rules_summary(engine->rules)->always;
+        out->rules_quarantined = rules_summary(engine->rules)->quarantined;
+        out->rules_counted = rules_counted(engine->rules);
+        out->rules_age_ms = clock_now_ms() - engine->rules_confirmed_ms;
+    }
     if (engine->delivery != NULL) {
         struct spool *spool = delivery_spool(engine->delivery);
         out->spool_depth = spool_depth(spool);

@@ -18,6 +18,7 @@
 #include "rules.h"
 #include "targets.h"
 #include "token.h"
+#include "verdict.h"
 
 struct engine {
     pid_t owner;           /* a forked child must leave everything alone */
@@ -39,7 +40,7 @@ struct engine {
     struct targets targets;
 
     struct rules *rules; /* in place; NULL: none yet */
-    struct rules_scratch *scratch;
+    struct verdict_desk desk;
     int64_t rules_confirmed_ms;
     bool rules_attempted; /* the first fetch has ended, well or badly */
 

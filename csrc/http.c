@@ -43,6 +43,7 @@ struct http_client {
     int running_count, idle_count;
     int max_connections;
     long connect_timeout_ms;
+    bool added; /* a call since libcurl last worked: there is nothing to wait for */
     bool closing;
     struct trust trust;
     char *client_cert, *client_key; /* NULL where not used */
@@ -500,7 +501,7 @@ start_running(struct http_client *client, struct transfer *transfer, int64_t lef
     }
     link_remove(&transfer->link);
     list_push_back(&client->running, &transfer->link);
-    transfer->running = true;
+    transfer->running = client->added = true;
     client->running_count++;
 }
 
@@ -560,7 +561,11 @@ void
 http_run(struct http_client *client, int timeout_ms)
 {
     int still_running;
-    CURLMcode mc = curl_multi_poll(client->multi, NULL, 0, sleep_ms(client, timeout_ms), NULL);
+    CURLMcode mc = CURLM_OK;
+    if (!client->added) {
+        mc = curl_multi_poll(client->multi, NULL, 0, sleep_ms(client, timeout_ms), NULL);
+    }
+    client->added = false;
     if (!mc) {
         mc = curl_multi_perform(client->multi, &still_running);
     }

@@ -138,6 +138,22 @@ mailbox_post(struct mailbox *box, struct mail *mail)
     return taken;
 }
 
+bool
+mailbox_post_all(struct mailbox *box, struct list *mails)
+{
+    assert(!list_is_empty(mails));
+    lock_take(&box->lock);
+    bool taken = !box->closed, wakes = taken && list_is_empty(&box->mails);
+    for (struct link *link; taken && (link = list_take_front(mails)) != NULL;) {
+        list_push_back(&box->mails, link);
+    }
+    lock_drop(&box->lock);
+    if (wakes) {
+        box->wake(box->wake_context);
+    }
+    return taken;
+}
+
 void
 mailbox_close(struct mailbox *box)
 {

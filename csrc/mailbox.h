@@ -41,6 +41,9 @@ mailbox_fini(struct mailbox *box);
 
 bool
 mailbox_post(struct mailbox *box, struct mail *mail) MUST_CHECK;
+/* Several (at least one) with one wake-up at most: all are taken, or none. */
+bool
+mailbox_post_all(struct mailbox *box, struct list *mails) MUST_CHECK;
 void
 mailbox_close(struct mailbox *box);
 

@@ -72,7 +72,9 @@ struct pattern_node {
  *
  * Subjects are ASCII; what is beyond matches as well as bytes allow.  A character from U+0080 on is
  * the bytes of its UTF-8 form one after the other, within [...] an alternative of those; a
- * complement and the dot hold all bytes from 0x80 on, one at a time. */
+ * complement and the dot hold all bytes from 0x80 on, one at a time.  Where case does not count,
+ * such a character is an alternative of it and what it equals by casing.h; a letter of ASCII equals
+ * its other case only, and a backreference the very bytes. */
 struct pattern_set {
     uint8_t bits[32];
 };

@@ -293,7 +293,7 @@ parse_dot(struct parser *parser, unsigned flags, struct part *out)
     struct pattern_set set;
     memset(set.bits, 0xff, sizeof set.bits);
     if (!(flags & PATTERN_DOTALL)) {
-        set.bits['\n' / 8] &= (uint8_t)~(1U << '\n' % 8);
+        set.bits['\n' / 8] &= (uint8_t) ~(1U << '\n' % 8);
     }
     return add_set(parser, &set, parser->scan.pos++, out);
 }

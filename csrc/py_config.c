@@ -126,7 +126,7 @@ int
 py_create_engine(struct py_engine *self, PyObject *config)
 {
     char message[ENGINE_MESSAGE_SIZE];
-    struct config_reading reading = {.count = 0};
+    struct config_reading reading = {.config.gate = py_gate};
     int rc = -1;
     if (read_strings(&reading, config) == 0 && read_numbers(&reading.config, config) == 0) {
         if (engine_create(&reading.config, &self->engine, message) == ERR_OK) {

@@ -215,6 +215,7 @@ engine_py_judge(PyObject *object, PyObject *flow)
     struct py_engine *self = SELF(object);
     struct flow_reading reading;
     bool allowed = false;
+    PyObject *result = NULL;
     struct py_request *request = request_of(self, flow);
     if (request == NULL) {
         return PyErr_Occurred() ? NULL : Py_NewRef(Py_False);
@@ -223,16 +224,18 @@ engine_py_judge(PyObject *object, PyObject *flow)
         flow_reading_fini(&reading);
         return NULL;
     }
+    Py_INCREF((PyObject *)request); /* the flow may get another one while others hold the GIL */
     enum err err =
         engine_judge(request->engine->engine, request->request, &reading.input.target, &allowed);
     flow_reading_fini(&reading);
     if (err) {
-        return PyErr_NoMemory();
+        PyErr_NoMemory();
     }
-    if (!allowed && flow_answer(request, flow) < 0) {
-        return NULL;
+    else if (allowed || flow_answer(request, flow) == 0) {
+        result = PyBool_FromLong(allowed);
     }
-    return PyBool_FromLong(allowed);
+    Py_DECREF((PyObject *)request);
+    return result;
 }
 
 static PyObject *
@@ -412,12 +415,14 @@ engine_py_set_listeners(PyObject *object, PyObject *args)
 static PyObject *
 engine_py_test(PyObject *object, PyObject *args)
 {
-    const struct rules *rules;
-    struct rules_scratch *scratch;
-    if (!engine_rules(SELF(object)->engine, &rules, &scratch)) {
+    struct rules *rules;
+    struct verdict_desk *desk;
+    if (!engine_rules(SELF(object)->engine, &rules, &desk)) {
         return PyErr_Format(PyExc_LookupError, "no rule set was loaded yet");
     }
-    return py_verdict(rules, scratch, args, "s#s#is#:test");
+    PyObject *verdict = py_verdict(rules, desk, args, "s#s#is#:test");
+    rules_unref(rules);
+    return verdict;
 }
 
 static PyObject *
@@ -427,12 +432,15 @@ engine_py_stats(PyObject *object, PyObject *Py_UNUSED(ignored))
     struct engine_gauges gauges;
     engine_gauges(self->engine, &gauges);
     PyObject *stats = Py_BuildValue(
-        "{snsnsnsnsLsLsLsLsLss}", "running", (Py_ssize_t)gauges.running, "permits_held",
+        "{snsnsnsnsnsnsnsLsLsLsLsLsssi}", "running", (Py_ssize_t)gauges.running, "permits_held",
         (Py_ssize_t)gauges.permits_held, "permits_waiting", (Py_ssize_t)gauges.permits_waiting,
-        "rules", (Py_ssize_t)gauges.rules, "rules_age_ms", (long long)gauges.rules_age_ms,
+        "rules", (Py_ssize_t)gauges.rules, "rules_always", (Py_ssize_t)gauges.rules_always,
+        "rules_quarantined", (Py_ssize_t)gauges.rules_quarantined, "rules_counted",
+        (Py_ssize_t)gauges.rules_counted, "rules_age_ms", (long long)gauges.rules_age_ms,
         "spool_depth", (long long)gauges.spool_depth, "spool_dead", (long long)gauges.spool_dead,
         "spool_bytes", (long long)gauges.spool_bytes, "spool_age_ms",
-        (long long)gauges.spool_age_ms, "spool_place", gauges.spool_place);
+        (long long)gauges.spool_age_ms, "spool_place", gauges.spool_place, "breaker_open",
+        (int)gauges.breaker_open);
     for (int i = 0; stats != NULL && i < STATS_COUNT; i++) {
         PyObject *value =
             PyLong_FromUnsignedLongLong(engine_counter(self->engine, (enum stats_counter)i));
@@ -443,6 +451,40 @@ engine_py_stats(PyObject *object, PyObject *Py_UNUSED(ignored))
         Py_XDECREF(value);
     }
     return stats;
+}
+
+static PyObject *
+rule_counts(const struct rules *rules)
+{
+    size_t places[RULES_COUNTED_MAX];
+    size_t count = rules_counted_places(rules, places);
+    PyObject *counts = PyList_New(0);
+    for (size_t i = 0; counts != NULL && i < count; i++) {
+        struct rules_info info;
+        rules_get(rules, places[i], &info);
+        PyObject *id = py_from_id(info.id);
+        PyObject *row = id == NULL ? NULL
+                                   : Py_BuildValue("(NKK)", id, (unsigned long long)info.hits,
+                                                   (unsigned long long)info.limits);
+        if (row == NULL || PyList_Append(counts, row) < 0) {
+            Py_CLEAR(counts);
+        }
+        Py_XDECREF(row);
+    }
+    return counts;
+}
+
+static PyObject *
+engine_py_rule_counts(PyObject *object, PyObject *Py_UNUSED(ignored))
+{
+    struct rules *rules;
+    struct verdict_desk *desk;
+    if (!engine_rules(SELF(object)->engine, &rules, &desk)) {
+        return PyList_New(0);
+    }
+    PyObject *counts = rule_counts(rules);
+    rules_unref(rules);
+    return counts;
 }
 
 /* ---- Engine: making one ---- */
@@ -553,7 +595,8 @@ static PyMethodDef engine_methods[] = {
      "record($self, flow, /)\n--\n\nWrites the one activity record of the flow; False when the "
      "spool cannot take it."},
     {"leave", engine_py_leave, METH_O,
-     "leave($self, flow, /)\n--\n\nThe client has gone: a flow that waits for its turn gives up its "
+     "leave($self, flow, /)\n--\n\nThe client has gone: a flow that waits for its turn gives up "
+     "its "
      "place."},
     {"finish", engine_py_finish, METH_O,
      "finish($self, flow, /)\n--\n\nThe flow has ended: gives the permit back.  (method, url, "
@@ -583,6 +626,9 @@ static PyMethodDef engine_methods[] = {
      "Rules.match."},
     {"stats", engine_py_stats, METH_NOARGS,
      "stats($self, /)\n--\n\nAll counters and gauges by name."},
+    {"rule_counts", engine_py_rule_counts, METH_NOARGS,
+     "rule_counts($self, /)\n--\n\n(id, hits, limits) of the rules that have decided a search, the "
+     "first 1,000 of them."},
     {NULL, NULL, 0, NULL},
 };
 

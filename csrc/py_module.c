@@ -39,6 +39,29 @@ make_reasons(void)
     return reasons;
 }
 
+static PyObject *
+make_counters(void)
+{
+    PyObject *counters = PyTuple_New(STATS_COUNT);
+    for (int i = 0; counters != NULL && i < STATS_COUNT; i++) {
+        PyObject *row = Py_BuildValue("(ss)", stats_name((enum stats_counter)i),
+                                      stats_help((enum stats_counter)i));
+        if (row == NULL || PyTuple_SetItem(counters, i, row) < 0) {
+            Py_CLEAR(counters);
+        }
+    }
+    return counters;
+}
+
+/* Takes over the value, which is NULL when it could not be made. */
+static int
+add_constant(PyObject *module, const char *name, PyObject *value)
+{
+    int rc = value != NULL ? PyModule_AddObjectRef(module, name, value) : -1;
+    Py_XDECREF(value);
+    return rc;
+}
+
 static int
 make_names(struct module_state *state)
 {
@@ -80,10 +103,10 @@ module_exec(PyObject *module)
         || add_type(module, &py_rules_spec, &state->rules_type) < 0) {
         return -1;
     }
-    PyObject *reasons = make_reasons();
-    int rc = reasons != NULL ? PyModule_AddObjectRef(module, "REASONS", reasons) : -1;
-    Py_XDECREF(reasons);
-    return rc;
+    return add_constant(module, "REASONS", make_reasons()) < 0
+                   || add_constant(module, "COUNTERS", make_counters()) < 0
+               ? -1
+               : 0;
 }
 
 static int

@@ -9,7 +9,7 @@
 struct py_rules {
     PyObject_HEAD
     struct rules *rules;
-    struct rules_scratch *scratch;
+    struct verdict_desk desk;
     struct rules_report report;
 };
 
@@ -69,9 +69,22 @@ now_ns(void)
     return (long long)now.tv_sec * 1000000000 + now.tv_nsec;
 }
 
+static void *
+leave_gil(void)
+{
+    return PyEval_SaveThread();
+}
+
+static void
+enter_gil(void *thread)
+{
+    PyEval_RestoreThread(thread);
+}
+
+const struct verdict_gate py_gate = {.leave = leave_gil, .enter = enter_gil};
+
 PyObject *
-py_verdict(const struct rules *rules, struct rules_scratch *scratch, PyObject *args,
-           const char *format)
+py_verdict(struct rules *rules, struct verdict_desk *desk, PyObject *args, const char *format)
 {
     struct url_parts target;
     struct url url;
@@ -82,7 +95,7 @@ py_verdict(const struct rules *rules, struct rules_scratch *scratch, PyObject *a
     if (build_url(&target, &url) < 0) {
         return NULL;
     }
-    struct verdict verdict = verdict_of(rules, &url, scratch);
+    struct verdict verdict = verdict_of(desk, rules, &url);
     long long elapsed_ns = now_ns() - started_ns;
     url_fini(&url);
     const struct rules_hit *hit = &verdict.hit;
@@ -97,7 +110,7 @@ py_verdict(const struct rules *rules, struct rules_scratch *scratch, PyObject *a
 static PyObject *
 rules_py_match(PyObject *object, PyObject *args)
 {
-    return py_verdict(SELF(object)->rules, SELF(object)->scratch, args, "s#s#is#:match");
+    return py_verdict(SELF(object)->rules, &SELF(object)->desk, args, "s#s#is#:match");
 }
 
 /* ---- the list ---- */
@@ -123,9 +136,8 @@ rules_py_report(PyObject *object, PyObject *Py_UNUSED(ignored))
                : Py_BuildValue("{snsnsnsnsnsnsnsN}", "given", (Py_ssize_t)report->given, "compiled",
                                (Py_ssize_t)report->compiled, "rejected",
                                (Py_ssize_t)report->rejected, "duplicates",
-                               (Py_ssize_t)report->duplicates, "always",
-                               (Py_ssize_t)report->always, "everything",
-                               (Py_ssize_t)report->everything, "quarantined",
+                               (Py_ssize_t)report->duplicates, "always", (Py_ssize_t)report->always,
+                               "everything", (Py_ssize_t)report->everything, "quarantined",
                                (Py_ssize_t)report->quarantined, "rejects", rejects);
 }
 
@@ -175,7 +187,7 @@ compile_list(struct py_rules *self, struct slice body)
         wire_rules_fini(&list);
     }
     if (!err) {
-        err = rules_scratch_create(&self->scratch);
+        err = verdict_desk_init(&self->desk, &py_gate);
     }
     PyEval_RestoreThread(thread);
     if (err == ERR_MEMORY) {
@@ -218,7 +230,7 @@ rules_dealloc(PyObject *object)
     PyTypeObject *type = Py_TYPE(object);
     PyObject_GC_UnTrack(object);
     rules_report_fini(&self->report);
-    rules_scratch_destroy(self->scratch);
+    verdict_desk_fini(&self->desk);
     rules_unref(self->rules);
     freefunc free_object = (freefunc)PyType_GetSlot(type, Py_tp_free);
     free_object(object);
@@ -227,7 +239,8 @@ rules_dealloc(PyObject *object)
 
 static PyMethodDef rules_methods[] = {
     {"match", rules_py_match, METH_VARARGS,
-     "match($self, scheme, host, port, path, /)\n--\n\n(form, id, pattern, limit hit, nanoseconds); "
+     "match($self, scheme, host, port, path, /)\n--\n\n(form, id, pattern, limit hit, "
+     "nanoseconds); "
      "form is \"canonical\" or \"raw\", or None where no rule matches."},
     {"report", rules_py_report, METH_NOARGS,
      "report($self, /)\n--\n\nWhat became of the list: numbers by name, and the first 100 rules "

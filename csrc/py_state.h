@@ -125,8 +125,10 @@ PyObject *
 py_forms(PyObject *module, PyObject *args);
 /* What the set says of the target in args: (form, id, pattern, limit hit, nanoseconds). */
 PyObject *
-py_verdict(const struct rules *rules, struct rules_scratch *scratch, PyObject *args,
-           const char *format);
+py_verdict(struct rules *rules, struct verdict_desk *desk, PyObject *args, const char *format);
+
+/* Drops the GIL. */
+extern const struct verdict_gate py_gate;
 
 extern PyType_Spec py_engine_spec, py_request_spec, py_rules_spec;
 

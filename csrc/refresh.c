@@ -21,7 +21,7 @@ struct compile {
     struct buf body;           /* the backend's; or loaded by the thread */
     char etag[HTTP_ETAG_SIZE]; /* likewise */
     int64_t confirmed_ms;      /* when the backend last said that this is its list */
-    struct rules *previous; /* borrowed: the refresh keeps its reference meanwhile */
+    struct rules *previous;    /* borrowed: the refresh keeps its reference meanwhile */
     enum err err;
     char message[WIRE_MESSAGE_SIZE];
     struct rules *rules;
@@ -41,7 +41,7 @@ struct refresh {
     struct compile *compiling;
     pthread_t compiler;
     bool compiler_runs;
-    bool again; /* asked for while one was running */
+    bool again;  /* asked for while one was running */
     bool looked; /* for a list on disk, which comes before the first call */
     /* The set in `newest` came from disk and the loop has not been given it yet: it gets it when
      * the backend has confirmed it, or cannot be reached.  NULL otherwise. */
@@ -85,18 +85,24 @@ rules_event_destroy(struct rules_event *event)
     mem_free(event);
 }
 
+int64_t
+refresh_wait_ms(int64_t interval_ms, unsigned failures)
+{
+    int64_t wait_ms =
+        interval_ms - interval_ms / 10 + (int64_t)clock_random((uint64_t)interval_ms / 5);
+    if (failures == 0) {
+        return wait_ms;
+    }
+    unsigned shift = failures < 10 ? failures - 1 : 9;
+    int64_t cap_ms = (int64_t)RETRY_BASE_MS << shift;
+    cap_ms = cap_ms < wait_ms ? cap_ms : wait_ms;
+    return cap_ms / 2 + (int64_t)clock_random((uint64_t)cap_ms / 2);
+}
+
 static void
 schedule(struct refresh *refresh)
 {
-    int64_t interval_ms = refresh->config.interval_ms;
-    int64_t wait_ms =
-        interval_ms - interval_ms / 10 + (int64_t)clock_random((uint64_t)interval_ms / 5);
-    if (refresh->failures > 0) {
-        unsigned shift = refresh->failures < 10 ? refresh->failures - 1 : 9;
-        int64_t cap_ms = (int64_t)RETRY_BASE_MS << shift;
-        cap_ms = cap_ms < wait_ms ? cap_ms : wait_ms;
-        wait_ms = cap_ms / 2 + (int64_t)clock_random((uint64_t)cap_ms / 2);
-    }
+    int64_t wait_ms = refresh_wait_ms(refresh->config.interval_ms, refresh->failures);
     if (refresh->again) {
         refresh->again = false;
         wait_ms = 0;

@@ -55,4 +55,9 @@ refresh_destroy(struct refresh *refresh);
 void
 rules_event_destroy(struct rules_event *event);
 
+/* How long until the next call, after so many failures in a row; by chance, so that many gateways
+ * do not come at once. */
+int64_t
+refresh_wait_ms(int64_t interval_ms, unsigned failures);
+
 #endif

@@ -34,6 +34,7 @@ rules_unref(struct rules *rules)
     mem_free(rules->rules);
     mem_free(rules->slots);
     mem_free(rules->always);
+    mem_free(rules->counted);
     index_destroy(rules->index);
     rules_report_fini(&rules->report);
     mem_free(rules);
@@ -60,6 +61,48 @@ rules_get(const struct rules *rules, size_t at, struct rules_info *out)
         .everything = matcher->everything,
         .quarantined = matcher->quarantined,
     };
+}
+
+const struct rules_report *
+rules_summary(const struct rules *rules)
+{
+    return &rules->report;
+}
+
+/* --- rules that have decided something --- */
+
+void
+rules_note(const struct rules *rules, uint32_t number)
+{
+    struct rule *rule = &rules->rules[number];
+    struct rules_counted *counted = rules->counted;
+    /* The load first: a rule that is hit all the time is nothing to write about. */
+    if (atomic_load_explicit(&rule->counted, memory_order_relaxed) || atomic_exchange(&rule->counted, true)) {
+        return;
+    }
+    size_t at = atomic_fetch_add(&counted->count, 1);
+    if (at < RULES_COUNTED_MAX) {
+        atomic_store(&counted->numbers[at], number + 1);
+    }
+}
+
+size_t
+rules_counted(const struct rules *rules)
+{
+    return atomic_load(&rules->counted->count);
+}
+
+size_t
+rules_counted_places(const struct rules *rules, size_t places[RULES_COUNTED_MAX])
+{
+    size_t noted = rules_counted(rules), count = 0;
+    for (size_t i = 0; i < noted && i < RULES_COUNTED_MAX; i++) {
+        uint32_t number = atomic_load(&rules->counted->numbers[i]);
+        if (number > 0) {
+            places[count++] = number - 1;
+        }
+    }
+    return count;
 }
 
 /* --- matching --- */
@@ -107,6 +150,7 @@ try_rules(const struct rules *rules, struct walk walk, bool quarantined, bool *o
         if (outcome != REGEX_NO_MATCH) {
             bool matched = outcome == REGEX_MATCH;
             atomic_fetch_add_explicit(matched ? &matcher->hits : &matcher->limits, 1, memory_order_relaxed);
+            rules_note(rules, number);
             return (struct rules_hit){
                 .outcome = matched ? RULES_MATCH : RULES_LIMIT,
                 .id = &rule->id,

@@ -3,8 +3,7 @@
  * A set is reference-counted; rules_build gives the caller one reference.  What was built from the same pattern before is
  * taken over from `previous`, its counters too; a list that is the same as before gives the same set again.
  *
- * rules_build: any one thread (compile).  rules_ref, rules_unref, rules_get, rules_match: any thread; scratch: one thread
- * at a time. */
+ * rules_build: any one thread (compile).  The rest: any thread; scratch: one thread at a time. */
 #ifndef FORWARDER_RULES_H
 #define FORWARDER_RULES_H
 
@@ -53,6 +52,8 @@ void rules_report_fini(struct rules_report *report);
 struct rules *rules_ref(struct rules *rules);
 void rules_unref(struct rules *rules);
 size_t rules_count(const struct rules *rules);
+/* Borrowed; without the rejects nothing in it ever changes. */
+const struct rules_report *rules_summary(const struct rules *rules);
 
 /* One rule, by its place among those that were compiled. */
 struct rules_info {
@@ -64,6 +65,14 @@ struct rules_info {
 };
 
 void rules_get(const struct rules *rules, size_t at, struct rules_info *out);
+
+/* Rules that have decided a search are noted as they do, so that nobody has to look for them among 100,000; so many. */
+#define RULES_COUNTED_MAX 1000
+
+/* How many there are, also beyond those that were noted. */
+size_t rules_counted(const struct rules *rules);
+/* The places of those that were noted, for rules_get; says how many. */
+size_t rules_counted_places(const struct rules *rules, size_t places[RULES_COUNTED_MAX]);
 
 /* Search semantics over one subject, rules in list order. */
 struct rules_hit rules_match(const struct rules *rules, struct slice subject, struct rules_scratch *scratch);

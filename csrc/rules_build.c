@@ -203,6 +203,18 @@ done:
     return err;
 }
 
+/* What was taken over has its counts from before. */
+static void
+note_counted(const struct rules *rules)
+{
+    for (size_t i = 0; i < rules->count; i++) {
+        const struct rule *rule = &rules->rules[i];
+        if (rule->first == i && atomic_load(&rule->matcher->hits) + atomic_load(&rule->matcher->limits) > 0) {
+            rules_note(rules, (uint32_t)i);
+        }
+    }
+}
+
 /* --- sets --- */
 
 static enum err
@@ -221,7 +233,8 @@ create_empty(size_t room, struct rules **out)
     rules->mask = slots - 1;
     rules->rules = mem_calloc(room, sizeof *rules->rules);
     rules->slots = mem_calloc(slots, sizeof *rules->slots);
-    if (rules->rules == NULL || rules->slots == NULL) {
+    rules->counted = mem_zalloc(sizeof *rules->counted);
+    if (rules->rules == NULL || rules->slots == NULL || rules->counted == NULL) {
         rules_unref(rules);
         return ERR_MEMORY;
     }
@@ -271,6 +284,7 @@ rules_build(const struct wire_rules *list, struct rules *previous, struct rules 
     matcher_maker_fini(&building.maker);
     if (!err) {
         count_rules(building.rules);
+        note_counted(building.rules);
         err = index_rules(building.rules);
     }
     if (!err) {

@@ -14,6 +14,8 @@ from mitmproxy import http
 from .options import Config
 
 REASONS: Final[tuple[str, ...]]
+# name and help of each
+COUNTERS: Final[tuple[tuple[str, str], ...]]
 
 # form ("canonical", "raw"; None: no rule matches), rule id, pattern, limit hit, nanoseconds
 _Verdict: TypeAlias = tuple[str | None, int | str | None, str | None, bool, int]
@@ -77,3 +79,4 @@ class Engine:
     def set_listeners(self, authorities: str, /) -> None: ...
     def test(self, scheme: str, host: str, port: int, path: str, /) -> _Verdict: ...
     def stats(self, /) -> dict[str, Any]: ...
+    def rule_counts(self, /) -> list[tuple[int | str | None, int, int]]: ...

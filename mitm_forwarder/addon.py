@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable
 from typing import Any
+from typing import Protocol
 
 from mitmproxy import connection
 from mitmproxy import ctx
@@ -27,8 +28,22 @@ from . import turbo
 from .bridge import Bridge
 from .bridge import mask_secrets
 from .commands import Commands
+from .web import metrics
+from .web.desk import Place
+from .web.page import Page
 
 logger = logging.getLogger(__name__)
+
+
+class Publisher(Protocol):
+    """Who serves the metrics page: this process, or the supervisor of several."""
+
+    @property
+    def places(self) -> tuple[Place, ...]: ...
+
+    def move(self, place: Place | None) -> None: ...
+
+    def close(self) -> None: ...
 
 
 class Forwarder:
@@ -42,6 +57,7 @@ class Forwarder:
         self.bridge: Bridge | None = None
         self._running = False
         self._cuts: list[str] = []
+        self._page: Publisher | None = None
 
     # ---- life
 
@@ -64,6 +80,7 @@ class Forwarder:
                 logger.error(f"{name}: there is no such option (secrets are variables only)")
         if self.bridge is not None:
             self.bridge.start()
+            self._publish(self.bridge)
             _warn_of_port(self.bridge.config.mitm_listen_port)
 
     def done(self) -> Awaitable[None] | None:
@@ -78,11 +95,18 @@ class Forwarder:
         # Logs stay masked, as the guard stays: what comes after a failed reload may print anything.
         if ctx.master.should_exit.is_set():
             self.bridge = bridge  # requests that run go on
-            return bridge.drain_and_stop()
+            return self._leave(bridge)
+        self._unpublish()
         layers.use(None)
         turbo.uninstall(self._cuts)
         bridge.hand_over()
         return None
+
+    async def _leave(self, bridge: Bridge) -> None:
+        try:
+            await bridge.drain_and_stop()
+        finally:
+            self._unpublish()
 
     def retire(self) -> float:
         """Serve as before, but let no client keep its connection: a new process has taken over.
@@ -118,13 +142,43 @@ class Forwarder:
             bridge.start()
         if old is not None:
             old.hand_over()
+        if self._running:
+            self._publish(bridge)
+
+    # ---- metrics
+
+    def readings(self) -> metrics.Readings:
+        """What the metrics page says of this process."""
+        return {} if self.bridge is None else metrics.read(self.bridge.engine)
+
+    def _publish(self, bridge: Bridge) -> None:
+        """The page is where this bridge's configuration wants it. A port that another process has
+        is no reason not to proxy.
+        """
+        if self._page is None:
+            worker = ctx.master.addons.get("forwarder_worker")
+            self._page = Page(self.readings, self._metrics_token) if worker is None else worker.page
+        self._page.move(bridge.config.metrics_listen)
+        self.note_listeners()
+
+    def _unpublish(self) -> None:
+        page, self._page = self._page, None
+        if page is not None:
+            page.close()
+
+    def _metrics_token(self) -> str | None:
+        return None if self.bridge is None else self.bridge.secrets.metrics_token
 
     # ---- connections
 
     def client_connected(self, client: connection.Client) -> None:
         layers.lift_dial_limit(client)
+        self.note_listeners()
+
+    def note_listeners(self) -> None:
+        """Whatever this gateway listens on is no target."""
         if self.bridge is not None:
-            self.bridge.note_listeners()
+            self.bridge.note_listeners(() if self._page is None else self._page.places)
 
     def next_layer(self, nextlayer: layer.NextLayer) -> None:
         layers.choose_layer(nextlayer)

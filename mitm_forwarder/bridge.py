@@ -24,6 +24,8 @@ from . import logs
 from . import options
 from .routes import TUNNEL_TOKENS
 from .routes import Route
+from .web.desk import Place
+from .web.page import authority
 
 logger = logging.getLogger(__name__)
 
@@ -36,7 +38,7 @@ SECRETS_CHECK_SECONDS = 5.0
 def mask_secrets(secrets: options.Secrets) -> None:
     """From now on these tokens appear in no log line and in no flow dump."""
     dumper = ctx.master.addons.get("dumper")
-    logs.install((secrets.system_token, secrets.default_user_jwt), dumper)
+    logs.install(secrets.values(), dumper)
 
 
 class Bridge:
@@ -52,11 +54,11 @@ class Bridge:
         self.stream_idle_timeout = config.stream_idle_timeout
         self.upstream_idle_timeout = config.upstream_idle_timeout
         self.max_connections = config.max_concurrent_requests
-        self._secrets = secrets
+        self.secrets = secrets
         self._rotated = False
         self._loop = asyncio.get_running_loop()
         self._secrets_check: asyncio.TimerHandle | None = None
-        self._listeners: tuple[tuple[str, int], ...] = ()
+        self._listeners: tuple[Place, ...] = ()
         self._drained: asyncio.Future[None] | None = None
         self.draining = False
         """Leaving: no client should keep its connection."""
@@ -168,16 +170,13 @@ class Bridge:
                 logger.info(logs.request_line(*summary))
             self._note_drained()
 
-    def note_listeners(self) -> None:
-        """Where mitmproxy listens now: no target of anybody."""
+    def note_listeners(self, others: tuple[Place, ...]) -> None:
+        """Where mitmproxy listens now, and what listens besides: no target of anybody."""
         server = ctx.master.addons.get("proxyserver")
-        places = tuple(address[:2] for address in server.listen_addrs())
+        places = (*(address[:2] for address in server.listen_addrs()), *others)
         if places != self._listeners:
             self._listeners = places
-            texts = (
-                f"[{host}]:{port}" if ":" in host else f"{host}:{port}" for host, port in places
-            )
-            self.engine.set_listeners(" ".join(texts))
+            self.engine.set_listeners(" ".join(map(authority, places)))
 
     def _note_drained(self) -> None:
         waiting = self._drained
@@ -187,10 +186,10 @@ class Bridge:
     def _check_secrets(self) -> None:
         self._secrets_check = self._loop.call_later(SECRETS_CHECK_SECONDS, self._check_secrets)
         try:
-            self._rotated = self._secrets.changed() or self._rotated
+            self._rotated = self.secrets.changed() or self._rotated
             if self._rotated:
-                mask_secrets(self._secrets)
-                self.engine.set_secrets(self._secrets.system_token, self._secrets.default_user_jwt)
+                mask_secrets(self.secrets)
+                self.engine.set_secrets(self.secrets.system_token, self.secrets.default_user_jwt)
                 self._rotated = False
                 logger.info("Tokens were read anew.")
         except (options.ConfigError, ValueError) as error:

@@ -86,7 +86,10 @@ def _classes_can_be_swapped() -> bool:
     tunnel = importlib.import_module(f"{HTTP}._upstream_proxy").HttpUpstreamProxy
     return not any(
         "__slots__" in cls.__dict__
-        for cls in (http.HttpLayer, http.HttpStream, http.Http1Client, tunnel)
+        for cls in (
+            *(http.HttpLayer, http.HttpStream, http.Http1Client, tunnel),
+            *(http.Http2Client, http.Http2Server),
+        )
     )
 
 
@@ -164,6 +167,10 @@ CONTRACT: tuple[Reliance, ...] = (
         "mitmproxy.proxy.mode_servers:ServerInstance.handle_tcp_connection",
         source="self.manager.register_connection(handler.layer.context.client.id, handler)",
         until=(10, 2),
+    ),
+    Reliance(
+        "asyncio.streams:StreamReader._maybe_resume_transport",
+        source="if self._paused and len(self._buffer) <= self._limit:",
     ),
     # layers.py: streams and connections
     Reliance("mitmproxy.proxy.layer:Layer.handle_event", "(self, event)"),
@@ -301,6 +308,18 @@ CONTRACT: tuple[Reliance, ...] = (
     Reliance(
         f"{HTTP}._http_h2:BufferedH2Connection.send_data",
         source="self.stream_buffers[stream_id].append(SendH2Data(data, end_stream))",
+    ),
+    Reliance(
+        f"{HTTP}._http_h2:BufferedH2Connection.stream_window_updated",
+        source="del self.stream_buffers[stream_id]",
+    ),
+    Reliance(
+        f"{HTTP}._http_h2:BufferedH2Connection.reset_stream",
+        source="self.stream_buffers.pop(stream_id, None)",
+    ),
+    Reliance(f"{HTTP}._http2:Http2Server._handle_event", "(self, event)"),
+    Reliance(
+        f"{HTTP}:HttpLayer._handle_event", source="http_conn = Http2Server(self.context.fork())"
     ),
     # http1.py
     Reliance(f"{HTTP}:HttpLayer._handle_event", source="self.connections[self.context.client]"),

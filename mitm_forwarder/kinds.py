@@ -159,6 +159,18 @@ def _spool_directory(text: str) -> str:
     return _directory(text) if text else ""
 
 
+def _listen(text: str) -> tuple[str, int] | None:
+    """No name that would have to be resolved, but for the one that everybody writes."""
+    if not text:
+        return None
+    match = re.fullmatch(r"(localhost|[0-9.]+|\[[0-9A-Fa-f:.]+\]):([0-9]{1,5})", text)
+    if match is None:
+        raise ValueError("not an address and a port")
+    _bounded(int(match[2]), 0, 65535)
+    host = "127.0.0.1" if match[1] == "localhost" else match[1].strip("[]")
+    return str(ipaddress.ip_address(host)), int(match[2])
+
+
 def _names(text: str) -> str:
     names = [name.strip() for name in text.split(",")]
     if not all(re.fullmatch(r"[!-+\--~]+", name) for name in names):
@@ -219,6 +231,10 @@ TARGETS = Kind(
 CLAIM_NAMES = Kind("claim names, separated by commas", _names)
 SPOOL_DIRECTORY = Kind(
     "a directory (made when missing), or empty for memory only", _spool_directory
+)
+LISTEN = Kind(
+    "an IP address and a port, as 127.0.0.1:9475 or [::1]:9475 (port 0: any), or empty for none",
+    _listen,
 )
 TURBO = Kind(f"all, safe, off, or a list of {', '.join(turbo.MODULES)}", _turbo)
 TOKEN = Kind(

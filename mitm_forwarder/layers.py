@@ -31,6 +31,7 @@ from mitmproxy.proxy.layers.http import RegisterHttpConnection
 from mitmproxy.proxy.layers.http._http1 import Http1Client
 from mitmproxy.proxy.layers.http._http1 import Http1Server
 from mitmproxy.proxy.layers.http._http2 import Http2Client
+from mitmproxy.proxy.layers.http._http2 import Http2Server
 from mitmproxy.proxy.layers.http._upstream_proxy import HttpUpstreamProxy
 
 from . import guard
@@ -42,6 +43,7 @@ from .dials import failover
 from .http1 import ForwarderHttp1Server
 from .http1 import HeadOverdue
 from .http1 import become
+from .http2 import ForwarderHttp2Server
 from .http2 import RoutedHttp2Client
 from .routes import Form
 from .routes import Hooks
@@ -191,6 +193,10 @@ class ForwarderLayer(HttpLayer):
             become(face, ForwarderHttp1Server)
             assert isinstance(face, ForwarderHttp1Server)
             face.top = self
+        elif type(face) is Http2Server:
+            face.__class__ = ForwarderHttp2Server
+            assert isinstance(face, ForwarderHttp2Server)
+            face.top, face.held = self, {}
 
     # ---- an upstream connection: wanted, prepared, ready
 
@@ -391,26 +397,37 @@ class ForwarderLayer(HttpLayer):
                 due = min(due, closes, now + _idle_limit() / LOOKS_PER_IDLE_TIME)
         return due
 
-    # ---- the client's socket
+    # ---- sockets that are not read for a while
 
     def hold(self, holder: ForwarderStream | RoutedHttp2Client) -> None:
         """Stop reading the client until `release`. Siblings on HTTP/2 wait too, at most until a
         deadline ends what they wait for.
         """
         self.holders.add(holder)
-        self._set_reading(False)
+        self.set_reading(self.context.client, False)
 
     def release(self, holder: ForwarderStream | RoutedHttp2Client) -> None:
         self.holders.discard(holder)
         if not self.holders:
-            self._set_reading(True)
+            self.set_reading(self.context.client, True)
 
-    def _set_reading(self, on: bool) -> None:
+    def server_of(self, stream_id: int) -> connection.Server | None:
+        """The connection whose socket brings the answer of a stream."""
+        stream = self.streams.get(stream_id)
+        return self._outer(stream.context.server) if stream is not None else None
+
+    def set_reading(self, conn: connection.Connection, on: bool) -> None:
         handler = _handler_of(self.context.client)
-        io = handler.transports.get(self.context.client) if handler is not None else None
+        io: Any = handler.transports.get(conn) if handler is not None else None
         transport = getattr(io.writer, "transport", None) if io is not None else None
-        if transport is not None and not transport.is_closing():
-            (transport.resume_reading if on else transport.pause_reading)()
+        if transport is None or transport.is_closing():
+            return
+        if on:
+            transport.resume_reading()
+        else:
+            transport.pause_reading()
+            # A reader that had paused it by itself would resume it at its next `read`.
+            io.reader._paused = False
 
 
 def _idle_limit() -> float:

@@ -2,7 +2,7 @@
 
 The fields of Config are the table that everything else is made from: variables, options, defaults,
 bounds and help. Sources, in order of precedence: `--set forwarder_x=…`, the environment, `.env` in
-the current directory, the default. The two secrets are never options, since mitmweb shows those.
+the current directory, the default. Secrets are never options, since mitmweb shows those.
 Works without a running mitmproxy. Any thread; reads files, so not on a request's path.
 """
 
@@ -32,6 +32,7 @@ from mitm_forwarder.kinds import CLAIM_NAMES
 from mitm_forwarder.kinds import DIRECTORY
 from mitm_forwarder.kinds import ENDPOINT
 from mitm_forwarder.kinds import FILE
+from mitm_forwarder.kinds import LISTEN
 from mitm_forwarder.kinds import ON_FULL
 from mitm_forwarder.kinds import SECONDS
 from mitm_forwarder.kinds import SPOOL_DIRECTORY
@@ -196,6 +197,16 @@ class Config:
         "what happens when the spool is full: new requests are answered 503, or the oldest records"
         " are dropped",
     )
+    metrics_listen: tuple[str, int] | None = _variable(
+        LISTEN,
+        "127.0.0.1:9475",
+        "where Prometheus may fetch /metrics; the empty variable means nowhere"
+        " (an empty option counts as unset)",
+        empty_counts=True,
+    )
+    metrics_token: str | None = _variable(
+        TOKEN, None, "bearer token that /metrics asks for", secret=True
+    )
     turbo: frozenset[str] | None = _variable(
         TURBO,
         None,
@@ -356,14 +367,20 @@ def load(
     options: object | None = None,
     environ: Mapping[str, str] | None = None,
     cwd: Path | None = None,
+    *,
+    secrets: bool = True,
 ) -> Config:
     """The whole configuration. `options` is mitmproxy's (or None), `environ` defaults to the
-    process's, `cwd` is where `.env` is looked for. Raises ConfigError with every problem there is.
+    process's, `cwd` is where `.env` is looked for; without `secrets` they are empty, and may be
+    missing. Raises ConfigError with every problem there is.
     """
     sources = _Sources(options, environ, cwd)
     values: dict[str, Any] = {}
     problems: list[str] = []
     for variable in VARIABLES:
+        if variable.secret and not secrets:
+            values[variable.field] = ""
+            continue
         try:
             values[variable.field] = _value(variable, sources, values)
         except ConfigError as error:
@@ -491,7 +508,7 @@ def _stamp(status: os.stat_result) -> tuple[int, ...]:
 
 
 class Secrets:
-    """The two tokens, kept up to date with their files. One thread at a time.
+    """The tokens, kept up to date with their files. One thread at a time.
 
     Raises ConfigError like load, but only about the tokens.
     """
@@ -509,6 +526,14 @@ class Secrets:
     @property
     def default_user_jwt(self) -> str | None:
         return self._secrets["default_user_jwt"].value
+
+    @property
+    def metrics_token(self) -> str | None:
+        return self._secrets["metrics_token"].value
+
+    def values(self) -> tuple[str | None, ...]:
+        """All of them, for what must show none."""
+        return tuple(secret.value for secret in self._secrets.values())
 
     def changed(self) -> bool:
         """Look at the files (one stat each) and take over what is new; True when a token is."""

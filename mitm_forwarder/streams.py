@@ -112,7 +112,7 @@ class ForwarderStream(HttpStream):
                 self.queued += len(event.data)
                 if self.queued > QUEUE_LIMIT:
                     self.holding = True
-                    self.top.hold(self)  # again for each piece: asyncio's reader may have resumed
+                    self.top.hold(self)  # again for each piece: turbo/push.py may have resumed
             elif isinstance(event, events.CommandCompleted):
                 return self._resume(event)
             elif isinstance(event, RequestProtocolError):

@@ -234,6 +234,21 @@ async def test_no_storm(backend: FaultyBackend, tmp_path: Path) -> None:
         check_records(rig, backend)
 
 
+async def test_refreshes_back_off(backend: FaultyBackend, tmp_path: Path) -> None:
+    """A second after the first failure, two after the next one, a half of that by chance; not the
+    minutes that a list is good for.
+    """
+    backend.spoil("/blacklist", faulty.status(503))
+    async with Rig(backend.url, tmp_path, BLACKLIST_REFRESH_SECONDS="600") as rig:
+        await rig.wait_for(lambda: len(backend.calls("/blacklist")) >= 3)
+        first, second, third = (asked.time for asked in backend.calls("/blacklist")[:3])
+        assert 0.45 <= second - first
+        assert 0.95 <= third - second
+        backend.spoil("/blacklist", None)
+        await rig.wait_for_rules()
+        assert rig.stats["refresh_failures"] >= 3
+
+
 async def test_breaker(backend: FaultyBackend, tmp_path: Path) -> None:
     """Open after five failures in a row; then one probe a second and answers at once."""
     async with Rig(backend.url, tmp_path) as rig:

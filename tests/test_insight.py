@@ -18,6 +18,7 @@ from mitm_forwarder import _core
 from mitm_forwarder import insight
 from mitm_forwarder.cli import main
 from mitm_forwarder.commands import Commands
+from tests.support.faulty import FaultyBackend
 
 
 def listed(*patterns: str) -> bytes:
@@ -177,6 +178,27 @@ def test_cli_test_without_list(tmp_path: Path) -> None:
 
 
 # ---- mitm-forwarder rules
+
+
+def test_cli_check_of_a_url(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """SYSTEM_TOKEN must be there for the backend's own list, and goes nowhere else."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("SYSTEM_TOKEN", "SYSTEM_TOKEN_FILE"):
+        monkeypatch.delenv(name, raising=False)
+    with FaultyBackend() as backend, FaultyBackend() as foreign:
+        monkeypatch.setenv("FASTAPI_BASE_URL", backend.url)
+        other = run("rules", "check", f"{foreign.url}/blacklist")
+        assert (other.exit_code, other.output) == (0, "1 rules, 1 in force\n")
+        for source in ([], [f"{backend.url}/blacklist"]):
+            done = run("rules", "check", *source)
+            assert done.exit_code == 2
+            assert "SYSTEM_TOKEN: not set" in done.output
+        assert backend.asked == []
+        monkeypatch.setenv("SYSTEM_TOKEN", "canary")
+        for source in ([], [f"{backend.url}/blacklist"], [f"{foreign.url}/blacklist"]):
+            assert run("rules", "check", *source).exit_code == 0
+        assert [a.headers.get("authorization") for a in backend.asked] == ["Bearer canary"] * 2
+        assert [a.headers.get("authorization") for a in foreign.asked] == [None] * 2
 
 
 def test_cli_check_names_everything(tmp_path: Path) -> None:

@@ -86,9 +86,35 @@ def test_secrets_are_neither_options_nor_shown(load: Any) -> None:
     assert [v.name for v in options.VARIABLES if v.option is None] == [
         "SYSTEM_TOKEN",
         "DEFAULT_USER_JWT",
+        "METRICS_TOKEN",
     ]
-    config = load(DEFAULT_USER_JWT=JWT, SYSTEM_TOKEN="s3cr3t-canary")
-    assert "s3cr3t-canary" not in repr(config) and JWT not in repr(config)
+    config = load(DEFAULT_USER_JWT=JWT, SYSTEM_TOKEN="s3cr3t-canary", METRICS_TOKEN="m3tr1c-canary")
+    for secret in ("s3cr3t-canary", "m3tr1c-canary", JWT):
+        assert secret not in repr(config)
+
+
+@pytest.mark.parametrize(
+    "text, value",
+    [
+        (None, ("127.0.0.1", 9475)),
+        ("", None),
+        ("127.0.0.1:0", ("127.0.0.1", 0)),
+        ("localhost:9000", ("127.0.0.1", 9000)),
+        ("0.0.0.0:65535", ("0.0.0.0", 65535)),
+        ("[::1]:9475", ("::1", 9475)),
+    ],
+)
+def test_metrics_listen(load: Any, text: str | None, value: object) -> None:
+    assert load(**({} if text is None else {"METRICS_LISTEN": text})).metrics_listen == value
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["9475", ":9475", "127.0.0.1", "127.0.0.1:65536", "::1:9475", "[::1]", "host.test:1", "1.2:80"],
+)
+def test_metrics_listen_that_is_no_place(load: Any, text: str) -> None:
+    (line,) = problems(load, METRICS_LISTEN=text)
+    assert line.startswith("METRICS_LISTEN=") and "allowed: an IP address and a port" in line
 
 
 def test_config_cannot_be_changed(load: Any) -> None:

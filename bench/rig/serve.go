@@ -28,6 +28,7 @@ func serve(args []string) {
 	flags := flag.NewFlagSet("serve", flag.ExitOnError)
 	rules := flags.Int("rules", 1000, "how many blacklist rules the backend gives")
 	delay := flags.Duration("delay", 0, "how long the backend thinks about a proxy")
+	upstreams := flags.Int("upstreams", 1, "how many upstream proxies the backend gives in turn")
 	flags.Parse(args)
 	log.SetOutput(io.Discard) // net/http's complaints about clients that go away
 
@@ -35,8 +36,14 @@ func serve(args []string) {
 	go http.Serve(origin, http.HandlerFunc(answer))
 	s := &http.Server{Handler: http.HandlerFunc(answer), TLSConfig: &tls.Config{Certificates: []tls.Certificate{selfSigned()}}}
 	go s.ServeTLS(secure, "", "")
+	proxies := []int{port(proxy)}
+	for len(proxies) < *upstreams {
+		another := listen()
+		proxies = append(proxies, port(another))
+		go http.Serve(another, http.HandlerFunc(forward))
+	}
 	go http.Serve(proxy, http.HandlerFunc(forward))
-	go http.Serve(backend, manager(proxy.Addr().(*net.TCPAddr).Port, *rules, *delay))
+	go http.Serve(backend, manager(proxies, *rules, *delay))
 	go http.Serve(counts, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		json.NewEncoder(w).Encode(map[string]int64{"proxied": proxied.Load(), "looked": looked.Load(), "recorded": recorded.Load()})
 	}))
@@ -127,7 +134,7 @@ func tunnel(w http.ResponseWriter, r *http.Request) {
 }
 
 // manager is the backend of docs/openapi.yaml, without checks of tokens.
-func manager(proxyPort, rules int, delay time.Duration) http.Handler {
+func manager(proxies []int, rules int, delay time.Duration) http.Handler {
 	type rule struct {
 		ID      int    `json:"id"`
 		Pattern string `json:"pattern"`
@@ -137,7 +144,10 @@ func manager(proxyPort, rules int, delay time.Duration) http.Handler {
 		list[i] = rule{i + 1, fmt.Sprintf(`(^|\.)blocked-%d\.example\.com/`, i)}
 	}
 	blacklist, _ := json.Marshal(list)
-	route := []byte(fmt.Sprintf(`{"id":42,"ip":"127.0.0.1","port":%d,"address":"127.0.0.1:%d","protocol":"http","is_working":true,"user_id":7}`, proxyPort, proxyPort))
+	routes := make([][]byte, len(proxies))
+	for i, p := range proxies {
+		routes[i] = []byte(fmt.Sprintf(`{"id":%d,"ip":"127.0.0.1","port":%d,"address":"127.0.0.1:%d","protocol":"http","is_working":true,"user_id":7}`, 42+i, p, p))
+	}
 	mux := http.NewServeMux()
 	give := func(body []byte) http.HandlerFunc {
 		return func(w http.ResponseWriter, r *http.Request) {
@@ -147,9 +157,9 @@ func manager(proxyPort, rules int, delay time.Duration) http.Handler {
 	}
 	mux.HandleFunc("/blacklist", give(blacklist))
 	mux.HandleFunc("/proxy", func(w http.ResponseWriter, r *http.Request) {
-		looked.Add(1)
+		turn := looked.Add(1)
 		time.Sleep(delay)
-		give(route)(w, r)
+		give(routes[int(turn)%len(routes)])(w, r)
 	})
 	mux.HandleFunc("/activity", func(w http.ResponseWriter, r *http.Request) {
 		io.Copy(io.Discard, r.Body)

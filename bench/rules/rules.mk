@@ -18,6 +18,6 @@ $(BENCH_RULES)/re2_bench: bench/rules/re2_bench.cc bench/rules/bench.h
 	@mkdir -p $(@D)
 	$(SAY)g++ -std=c++17 -O2 -Wall -o $@ $< $(shell pkg-config --libs re2) -lpcre2-8
 
-bench-rules: $(BENCH_PROGRAMS) $(DEPS) ## what rules cost, beside other engines; some five minutes
+bench-rules: $(BENCH_PROGRAMS) $(CORE) ## what rules cost, beside other engines; some five minutes
 	$(PY) bench/rules/run.py $(BENCH_RULES) --json $(BENCH_RULES)/result.json
 .PHONY: bench-rules

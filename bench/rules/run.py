@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import data
+import refresh
 
 SIZES = (10, 1000, 10_000, 100_000)
 KINDS = ("dot", "mix")
@@ -117,6 +118,21 @@ def pair(result: Result | None, prefix: str = "") -> str:
     return f"{duration(result[prefix + 'miss_ns'])} / {duration(result[prefix + 'hit_ns'])}"
 
 
+def loop_lines(kinds: dict[str, dict[str, float]]) -> list[str]:
+    """What the thread of the event loop spends on a refresh of 100,000 rules."""
+    titles = {"changed": "1 % changed", "other": "all changed"}
+    lines = [
+        "| refresh of 100,000 rules | median | worst | median, net | worst, net | idle |",
+        "|---|---|---|---|---|---|",
+    ]
+    names = ("median_ms", "worst_ms", "net_median_ms", "net_worst_ms", "idle_ms")
+    lines += [
+        f"| {titles[kind]} | " + " | ".join(f"{took[name]:.2f} ms" for name in names) + " |"
+        for kind, took in kinds.items()
+    ]
+    return lines
+
+
 def table(results: dict[str, dict[str, Result | None]], always: float, redos: Result) -> str:
     """The tables of docs/blacklist.md."""
     lines = [
@@ -206,11 +222,23 @@ def main() -> int:
         check=True,
     )
     redos = json.loads(done.stdout)
+    print("refreshes...", file=sys.stderr, flush=True)
+    loop = {kind: refresh.measure(kind) for kind in ("changed", "other")}
     print(f"{machine()}; miss / hit, processor time for each URL\n")
     print(table(results, always, redos))
+    print("\nThe thread of the event loop:\n")
+    print("\n".join(loop_lines(loop)))
     if arguments.json:
         arguments.json.write_text(
-            json.dumps({"machine": machine(), "sets": results, "always_ns": always, "redos": redos})
+            json.dumps(
+                {
+                    "machine": machine(),
+                    "sets": results,
+                    "always_ns": always,
+                    "redos": redos,
+                    "loop": loop,
+                }
+            )
         )
     if wrong:
         print("\nThe index names other rules than a plain loop.", file=sys.stderr)

@@ -37,9 +37,11 @@ def _core() -> Any:
         raise click.ClickException(f"the C core cannot be loaded: {error}; {REINSTALL}") from None
 
 
-def _load_config() -> options.Config:
+def _load_config(source: str | None) -> options.Config:
+    """Without the secrets, which may not even be there, unless it is the backend that is asked."""
     try:
-        return options.load()
+        config = options.load(secrets=False)
+        return options.load() if source in (None, config.blacklist_url) else config
     except options.ConfigError as error:
         report(error)
         sys.exit(2)
@@ -52,7 +54,7 @@ def _read(source: str | None) -> bytes:
             return Path(source).read_bytes()
         except OSError as error:
             raise click.ClickException(f"{source}: {error.strerror}") from None
-    config = _load_config()
+    config = _load_config(source)
     url = source or config.blacklist_url
     try:
         body = fetch_list(config, url)

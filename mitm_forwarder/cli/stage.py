@@ -178,6 +178,7 @@ class Stage:
             "FASTAPI_BASE_URL": self.backend_url,
             "MITM_LISTEN_PORT": str(self.gateway_port),
             "STATE_DIR": str(self.directory / "state"),
+            "METRICS_LISTEN": "",  # the user's real gateway may have the port
         }
         command = [sys.executable, "-m", "mitm_forwarder", "run", "--"]
         command += ["--listen-host", "127.0.0.1", "--set", f"confdir={self.directory / 'ca'}"]

@@ -6,12 +6,18 @@ Loop thread only.
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import json
 import logging
 import signal
 from typing import Any
 
 from mitmproxy import ctx
 from mitmproxy.proxy import mode_servers
+
+from mitm_forwarder.web.board import QUESTION
+from mitm_forwarder.web.board import hand_over
+from mitm_forwarder.web.desk import Place
 
 from .workers import BACKLOG
 from .workers import RETIRE_SIGNAL
@@ -24,13 +30,32 @@ IDLE_CHECKS = 2
 """In a row: a connection that was accepted is in nobody's list until its first turn of the loop."""
 
 
+class WorkerPage:
+    """The metrics page as a worker has it: the supervisor serves one for all."""
+
+    def __init__(self, control: Control) -> None:
+        self._control = control
+        self.places: tuple[Place, ...] = ()
+        """Where the supervisor serves it; until that has said so, where it is to."""
+
+    def move(self, place: Place | None) -> None:
+        self.places = () if place is None or place[1] == 0 else (place,)
+        self._control.want_metrics(place)
+
+    def close(self) -> None:
+        """It is not this worker's."""
+
+
 class WorkerAddon:
-    """Tells the supervisor when this process serves; leaves when it says so, or has died."""
+    """Tells the supervisor when this process serves, and how it does when asked; leaves when the
+    supervisor says so, or has died.
+    """
 
     name = "forwarder_worker"
 
     def __init__(self, control: Control) -> None:
         self.control = control
+        self.page = WorkerPage(control)
         self.servers: list[asyncio.Server] = []
         self._retirement: asyncio.Task[None] | None = None
 
@@ -40,13 +65,26 @@ class WorkerAddon:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self.leave)
         loop.add_signal_handler(RETIRE_SIGNAL, self.retire)
-        loop.add_reader(self.control.socket, self.orphaned)
+        loop.add_reader(self.control.socket, self.hear)
         self.control.say_ready()
 
-    def orphaned(self) -> None:
-        """Nothing else is ever sent unasked: this is the end of the supervisor."""
-        asyncio.get_running_loop().remove_reader(self.control.socket)
-        self.leave()
+    def hear(self) -> None:
+        """What the supervisor says, or its end."""
+        forwarder = ctx.master.addons.get("forwarder")
+        for message in self.control.hear():
+            if not message:
+                asyncio.get_running_loop().remove_reader(self.control.socket)
+                self.leave()
+            elif forwarder is None:
+                pass  # the script failed to load: this process is about to end
+            elif message == QUESTION:
+                # One who does not read the answer is not owed it.
+                with contextlib.suppress(OSError):
+                    hand_over(self.control.socket, forwarder.readings())
+            else:
+                serving = json.loads(message)["serving"]
+                self.page.places = tuple((host, port) for host, port in serving)
+                forwarder.note_listeners()
 
     def leave(self) -> None:
         """What is in the queue of the sockets is for the other workers."""
@@ -85,7 +123,9 @@ def use_sockets(addon: WorkerAddon) -> None:
             raise OSError(0, f"mode {self.mode.full_spec} cannot be served by several workers")
         handle = getattr(self, "handle_stream", None) or self.handle_tcp_connection
         servers = []
-        for sock in addon.control.listen(host, port):
+        sockets = addon.control.listen(host, port)
+        asyncio.get_running_loop().call_soon(addon.hear)  # what came in between
+        for sock in sockets:
             # One connection a turn, or one worker would take all that wait.
             servers.append(await asyncio.start_server(handle, sock=sock, backlog=1))
             sock.listen(BACKLOG)

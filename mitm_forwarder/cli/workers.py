@@ -21,9 +21,14 @@ from collections.abc import Callable
 from collections.abc import Iterator
 from dataclasses import dataclass
 from dataclasses import field
+from typing import Any
 from typing import NoReturn
 
 import click
+
+from mitm_forwarder.web.board import Board
+from mitm_forwarder.web.board import Source
+from mitm_forwarder.web.desk import Place
 
 RESTART_SECONDS = 1.0
 """A worker that dies is started again at most once in this time."""
@@ -44,6 +49,7 @@ class Worker:
     pid: int
     control: socket.socket
     started: float
+    source: Source
     ready: bool = False
     replaces: Worker | None = None
     """Told to leave when this one is ready."""
@@ -55,11 +61,16 @@ class Control:
 
     def __init__(self, sock: socket.socket) -> None:
         self.socket = sock
+        self._unheard: list[bytes] = []
 
     def listen(self, host: str, port: int) -> list[socket.socket]:
         """The sockets that all workers accept from; OSError when they cannot be had."""
         self.socket.send(json.dumps([host, port]).encode())
-        answer, fds, _, _ = socket.recv_fds(self.socket, MESSAGE_MAX_BYTES, SOCKETS_MAX)
+        while True:
+            answer, fds, _, _ = socket.recv_fds(self.socket, MESSAGE_MAX_BYTES, SOCKETS_MAX)
+            if fds or not answer or answer.startswith(b"["):
+                break
+            self._unheard.append(answer)
         if not fds:
             code, text = json.loads(answer or b'[0, "the supervisor has died"]')
             raise OSError(code, text)
@@ -67,6 +78,21 @@ class Control:
 
     def say_ready(self) -> None:
         self.socket.send(b"ready")
+
+    def want_metrics(self, place: Place | None) -> None:
+        """Where the configuration wants the page. The answer comes by hear()."""
+        self.socket.send(json.dumps({"metrics": place}).encode())
+
+    def hear(self) -> list[bytes]:
+        """What the supervisor has said unasked; an empty message is its end."""
+        heard, self._unheard = self._unheard, []
+        try:
+            heard.append(self.socket.recv(MESSAGE_MAX_BYTES, socket.MSG_DONTWAIT))
+        except BlockingIOError:
+            pass
+        except ConnectionError:
+            heard.append(b"")  # it died with something of ours unread
+        return heard
 
 
 @dataclass(slots=True)
@@ -82,6 +108,10 @@ class Supervisor:
     """Slots without a worker, and when (monotonic seconds) each gets one."""
     stopping: bool = False
     status: int = 0
+    board: Board = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.board = Board(lambda: [worker.source for worker in self.workers if worker.ready])
 
     def run(self) -> int:
         """Until all workers have ended; the exit status."""
@@ -92,7 +122,8 @@ class Supervisor:
             while self.workers or (self.due and not self.stopping):
                 self._start_due()
                 controls = {worker.control: worker for worker in self.workers}
-                readable, _, _ = select.select([wake, *controls], [], [], self._patience())
+                waited: list[Any] = [wake, self.board, *controls]
+                readable, _, _ = select.select(waited, [], [], self._patience())
                 for sock in readable:
                     if sock in controls:
                         self._hear(controls[sock])
@@ -101,12 +132,15 @@ class Supervisor:
                 while arrived:
                     self._take(arrived.pop(0))
                 self._reap()
+                self.board.step()
+        self.board.close()
         return self.status
 
     def _patience(self) -> float | None:
-        if not self.due or self.stopping:
-            return None
-        return max(0.0, min(self.due.values()) - time.monotonic())
+        dues = [] if self.stopping else list(self.due.values())
+        if (deadline := self.board.deadline()) is not None:
+            dues.append(deadline)
+        return max(0.0, min(dues) - time.monotonic()) if dues else None
 
     # ---- starting
 
@@ -125,7 +159,8 @@ class Supervisor:
             ours.close()
             self._become_worker(theirs)
         theirs.close()
-        self.workers.append(Worker(slot, pid, ours, time.monotonic(), replaces=replaces))
+        source = Source(ours)
+        self.workers.append(Worker(slot, pid, ours, time.monotonic(), source, replaces=replaces))
 
     def _become_worker(self, control: socket.socket) -> NoReturn:
         status = 1
@@ -133,6 +168,7 @@ class Supervisor:
             signal.set_wakeup_fd(-1)
             for number in SIGNALS:
                 signal.signal(number, signal.SIG_DFL)
+            self.board.close()
             for worker in self.workers:
                 worker.control.close()
             for sockets in self.listening.values():
@@ -154,8 +190,12 @@ class Supervisor:
 
     def _hear(self, worker: Worker) -> None:
         try:
-            message = worker.control.recv(MESSAGE_MAX_BYTES)
+            message, fds, _, _ = socket.recv_fds(worker.control, MESSAGE_MAX_BYTES, 1)
         except OSError:
+            return
+        for fd in fds:
+            self.board.heard(worker.source, fd)
+        if fds:
             return
         if message == b"ready":
             worker.ready = True
@@ -164,9 +204,19 @@ class Supervisor:
                 if old in self.workers:  # else its pid may be somebody else's by now
                     self._dismiss(old, RETIRE_SIGNAL)
                 self._replace_next()
-        elif message:
+        elif message.startswith(b"["):
             host, port = json.loads(message)
             self._give_sockets(worker, host, port)
+        elif message:
+            self._serve_metrics(json.loads(message)["metrics"])
+
+    def _serve_metrics(self, place: list[Any] | None) -> None:
+        serving = self.board.listen(None if place is None else (place[0], place[1]))
+        for worker in self.workers:
+            # One whose queue is full for want of reading learns of it by its configuration.
+            with contextlib.suppress(OSError):
+                message = json.dumps({"serving": serving}).encode()
+                worker.control.send(message, socket.MSG_DONTWAIT)
 
     def _give_sockets(self, worker: Worker, host: str, port: int) -> None:
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):
@@ -213,6 +263,7 @@ class Supervisor:
             if pid:
                 self.workers.remove(worker)
                 worker.control.close()
+                self.board.lost(worker.source)
                 self._mourn(worker, os.waitstatus_to_exitcode(status))
 
     def _mourn(self, worker: Worker, status: int) -> None:

@@ -653,9 +653,88 @@ test_release_while_halting(void)
     CHECK_INT((long long)gauges.running, 0);
 }
 
+/* In place of the GIL. */
+static struct {
+    pthread_mutex_t mutex;
+    atomic_int left;
+    atomic_bool released;
+} gil = {.mutex = PTHREAD_MUTEX_INITIALIZER};
+
+static void *
+leave_gil(void)
+{
+    gil.left++;
+    pthread_mutex_unlock(&gil.mutex);
+    return &gil;
+}
+
+/* Not before the other thread has had its turn. */
+static void
+enter_gil(void *outside)
+{
+    CHECK(outside == &gil);
+    double since = harness_seconds();
+    while (!gil.released && harness_may_wait(since)) {
+        continue;
+    }
+    pthread_mutex_lock(&gil.mutex);
+}
+
+/* A garbage collection on another thread. */
+static void *
+release_first(void *context)
+{
+    struct rig *rig = context;
+    pthread_mutex_lock(&gil.mutex);
+    if (gil.left > 0) {
+        engine_release(rig->engine, rig->requests[0]);
+        rig->requests[0] = NULL;
+    }
+    gil.released = true;
+    pthread_mutex_unlock(&gil.mutex);
+    return NULL;
+}
+
+/* Requests are released while a long URL is matched: outside of the GIL, as only such a one is. */
+static void
+test_release_while_matching(void)
+{
+    static char path[3000];
+    RIG(rig);
+    gil.left = 0;
+    gil.released = false;
+    rig->config.gate = (struct verdict_gate){leave_gil, enter_gil};
+    TRY(begin_engine(rig));
+    WAIT_UNTIL(rules_of(rig) == 1);
+    TRY(ask(rig, 0, "good.test", "Bearer " JWT));
+    WAIT_UNTIL(is_decided(rig, rig->requests[0]));
+    CHECK_INT(gil.left, 0);
+    memset(path, 'x', sizeof path);
+    path[0] = '/';
+    struct request_input input = {
+        .method = SLICE_LITERAL("GET"),
+        .target = {SLICE_LITERAL("http"), SLICE_LITERAL("blocked.test"), 80, {path, sizeof path}},
+        .host_header = SLICE_LITERAL("blocked.test"),
+        .authorization = SLICE_LITERAL("Bearer " JWT),
+    };
+    pthread_mutex_lock(&gil.mutex);
+    pthread_t thread;
+    bool made = pthread_create(&thread, NULL, release_first, rig) == 0;
+    enum err err = made ? engine_begin(rig->engine, &input, NULL, &rig->requests[1]) : ERR_MEMORY;
+    pthread_mutex_unlock(&gil.mutex);
+    if (made) {
+        pthread_join(thread, NULL);
+    }
+    TRY(err);
+    CHECK_INT(request_reason(rig->requests[1]), REASON_blacklisted);
+    CHECK_INT(gil.left, 1);
+    CHECK(rig->requests[0] == NULL);
+}
+
 TESTS(TEST(lease), TEST(lease_is_dropped), TEST(lease_is_dropped_too_late),
-      TEST(asks_are_coalesced), TEST(coalesced_in_vain), TEST(stop_with_waiting), TEST(route_and_record),
-      TEST(blacklist), TEST(no_rules), TEST(tokens), TEST(backend_answers), TEST(timeout), TEST(permits), TEST(retry), TEST(judge),
+      TEST(asks_are_coalesced), TEST(coalesced_in_vain), TEST(stop_with_waiting),
+      TEST(route_and_record), TEST(blacklist), TEST(no_rules), TEST(tokens), TEST(backend_answers),
+      TEST(timeout), TEST(permits), TEST(retry), TEST(judge),
       TEST(stop), TEST(stop_during_failover), TEST(give_up), TEST(record_unfinished), TEST(leave),
       TEST(calls_after_stop), TEST(delivery_goes_on), TEST(new_secrets),
-      TEST(release_while_halting))
+      TEST(release_while_halting), TEST(release_while_matching))

@@ -80,6 +80,38 @@ test_first_in_first_out(void)
 }
 
 static void
+test_many_at_once(void)
+{
+    struct letter letters[3] = {{.number = 0}, {.number = 1}, {.number = 2}};
+    CLEANUP(empty_and_fini) struct mailbox box;
+    int wakes = 0;
+    mailbox_init_wake(&box, count_wake, &wakes);
+    struct list mails, out;
+    list_init(&mails);
+    list_init(&out);
+    list_push_back(&mails, &letters[1].mail.link);
+    list_push_back(&mails, &letters[2].mail.link);
+    CHECK(mailbox_post(&box, &letters[0].mail));
+    CHECK(mailbox_post_all(&box, &mails));
+    CHECK_INT(wakes, 1);
+    CHECK(list_is_empty(&mails));
+    mailbox_take_all(&box, &out);
+    for (int i = 0; i < 3; i++) {
+        struct link *link = list_take_front(&out);
+        REQUIRE(link != NULL);
+        CHECK_INT(letter_of(link)->number, i);
+        list_push_back(&mails, link);
+    }
+    CHECK(mailbox_post_all(&box, &mails));
+    CHECK_INT(wakes, 2);
+    mailbox_take_all(&box, &out);
+    mailbox_close(&box);
+    CHECK(!mailbox_post_all(&box, &out));
+    CHECK_INT(wakes, 2);
+    CHECK(!list_is_empty(&out));
+}
+
+static void
 test_one_wake_a_burst(void)
 {
     struct letter letters[3];
@@ -302,7 +334,8 @@ test_close_while_producers_post(void)
     CHECK_INT(received + refused, wanted);
 }
 
-TESTS(TEST(first_in_first_out), TEST(one_wake_a_burst), TEST(closed_box_takes_nothing),
+TESTS(TEST(first_in_first_out), TEST(many_at_once), TEST(one_wake_a_burst),
+      TEST(closed_box_takes_nothing),
       TEST(descriptor_is_readable_while_mails_wait), TEST(wait_ends_in_time),
       TEST(signals_do_not_end_a_wait), TEST(no_descriptor_left),
       TEST(many_producers_lose_nothing), TEST(close_while_producers_post) MORE_TESTS)

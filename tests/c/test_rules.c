@@ -329,6 +329,61 @@ test_counters(void)
     CHECK_INT(info.hits, 0);
 }
 
+static size_t places[RULES_COUNTED_MAX];
+
+static void
+test_rules_that_have_counted_are_noted(void)
+{
+    static const char first_list[] = "[{\"id\": 1, \"pattern\": \"good\"}, {\"id\": 2, \"pattern\": \"evil\"},"
+                                     " {\"id\": 3, \"pattern\": \"^h(a|aa)+$\"}]";
+    static const char second_list[] = "[{\"id\": 2, \"pattern\": \"evil\"}, {\"id\": 9, \"pattern\": \"new\"},"
+                                      " {\"id\": 8, \"pattern\": \"evil\"}]";
+    RULES(first);
+    RULES(second);
+    REPORT(report);
+    REPORT(second_report);
+    SCRATCH(scratch);
+    TRY(build(first_list, NULL, &first, &report));
+    CHECK_INT(rules_counted(first), 0);
+    CHECK_INT(rules_counted_places(first, places), 0);
+    CHECK_INT(blocker(first, "haaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa!", scratch), LIMIT);
+    CHECK_INT(blocker(first, "evil", scratch), 2);
+    CHECK_INT(blocker(first, "evil", scratch), 2);
+    REQUIRE(rules_counted_places(first, places) == 2);
+    CHECK_INT(places[0], 2);
+    CHECK_INT(places[1], 1);
+    /* So they are in the next set, once for each pattern. */
+    TRY(build(second_list, first, &second, &second_report));
+    REQUIRE(rules_counted_places(second, places) == 1);
+    CHECK_INT(places[0], 0);
+    CHECK_INT(blocker(second, "new", scratch), 9);
+    CHECK_INT(rules_counted(second), 2);
+}
+
+static void
+test_more_rules_count_than_are_noted(void)
+{
+    CLEANUP(buf_fini) struct buf list;
+    char line[80];
+    RULES(rules);
+    REPORT(report);
+    SCRATCH(scratch);
+    buf_init(&list, 1 << 20);
+    for (int i = 0; i < RULES_COUNTED_MAX + 5; i++) {
+        snprintf(line, sizeof line, "%c{\"id\": %d, \"pattern\": \"name%dx\"}", i == 0 ? '[' : ',', i, i);
+        TRY(buf_append_string(&list, line));
+    }
+    TRY(buf_append_string(&list, "]"));
+    TRY(build(buf_string(&list), NULL, &rules, &report));
+    for (int i = 0; i < RULES_COUNTED_MAX + 5; i++) {
+        snprintf(line, sizeof line, "name%dx", i);
+        CHECK_INT(blocker(rules, line, scratch), i);
+    }
+    CHECK_INT(rules_counted(rules), RULES_COUNTED_MAX + 5);
+    CHECK_INT(rules_counted_places(rules, places), RULES_COUNTED_MAX);
+    CHECK_INT(places[RULES_COUNTED_MAX - 1], RULES_COUNTED_MAX - 1);
+}
+
 /* Late and briefly, but as exact as any. */
 static void
 test_quarantine(void)
@@ -558,5 +613,6 @@ test_swapped_while_others_match(void)
 TESTS(TEST(first_match_in_list_order), TEST(empty_list), TEST(broken_rules_are_reported_and_skipped),
       TEST(keeps_the_first_rejects), TEST(a_limit_denies_under_its_rule), TEST(same_pattern_twice),
       TEST(takes_over_what_was_compiled), TEST(report_of_an_unchanged_list), TEST(report_of_what_costs),
-      TEST(order_of_both_kinds), TEST(counters), TEST(quarantine), TEST_WITHOUT_CHAOS(every_place_of_a_suspect), TEST_WITHOUT_CHAOS(expensive_patterns), TEST(refs),
+      TEST(order_of_both_kinds), TEST(counters),
+      TEST(rules_that_have_counted_are_noted), TEST(more_rules_count_than_are_noted), TEST(quarantine), TEST_WITHOUT_CHAOS(every_place_of_a_suspect), TEST_WITHOUT_CHAOS(expensive_patterns), TEST(refs),
       TEST_WITHOUT_CHAOS(first_search_in_all_threads_at_once), TEST_WITHOUT_CHAOS(swapped_while_others_match))

@@ -39,9 +39,9 @@ from tests.forwarding.peers import make_certificate
 PATIENCE = 10.0
 
 
-async def until(condition: Any, what: str) -> None:
-    """Wait for a condition, at most PATIENCE seconds."""
-    deadline = time.monotonic() + PATIENCE
+async def until(condition: Any, what: str, patience: float = PATIENCE) -> None:
+    """Wait for a condition, at most `patience` seconds."""
+    deadline = time.monotonic() + patience
     while not condition():
         assert time.monotonic() < deadline, f"timed out: {what}"
         await asyncio.sleep(0.01)

@@ -21,8 +21,10 @@ build/asan/replay/%.run: build/asan/replay/% FORCE
 	$(call RUN,$< tests/fuzz/corpus/$*)
 build/fuzz/entry/%.run: build/fuzz/entry/% FORCE
 	@mkdir -p build/fuzz/found/$*
-	@echo "$(@:build/%=%)"; $< -max_total_time=$(FUZZ_SECONDS) -max_len=2000 -artifact_prefix=build/fuzz/$*- \
-	    build/fuzz/found/$* tests/fuzz/corpus/$* >$@.log 2>&1 || { tail -n 60 $@.log; exit 1; }; tail -n 1 $@.log
+	@$< -max_total_time=$(FUZZ_SECONDS) -max_len=2000 -timeout=20 -artifact_prefix=build/fuzz/$*- \
+	    build/fuzz/found/$* tests/fuzz/corpus/$* >$@.log 2>&1 || { tail -n 60 $@.log; \
+	    echo "$< found an input that it must not fail on; again with: $< build/fuzz/$*-..."; exit 1; }; \
+	    echo "$(@:build/%=%): $$(tail -n 1 $@.log)"
 build/gcc/rules_search: tests/fuzz/rules_search.c tests/fuzz/fuzz.h build/gcc/libcore.a
 	$(SAY)$(CC_gcc) $(FUZZ_FLAGS) -O2 -o $@ $< build/gcc/libcore.a $(LIB_LIBS)
 

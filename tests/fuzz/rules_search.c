@@ -53,7 +53,24 @@ make_word(struct text *pattern, struct text *match)
         "evil", "nasty", "ads", "ab", "a", "b", "zq", "x1", "com", "tracker", "/", "-", "_", "0", "banner", "=",
         "qzxj", "EVIL", "index", "www", "https", "7", "longishword", "aa", "ba",
     };
+    /* What they match with (?i) only. */
+    static const struct {
+        const char *word, *match;
+    } cased[] = {
+        {"\xc3\xa9t\xc3\xa9", "\xc3\x89T\xc3\x89"},
+        {"stra\xc3\x9f" "e", "STRA\xe1\xba\x9e" "E"},
+        {"n[\xc3\xa0-\xc3\xaf]q", "N\xc3\x8aQ"},
+        {"\xce\xa3x", "\xcf\x82X"},
+        {"\xe2\x84\xaazq", "kzq"},
+        {"a\xc5\xbf", "AS"},
+    };
     static const char *const dots[] = {"\\.", "[.]", "\\x2e", "\\056"};
+    if (below(12) == 0) {
+        unsigned which = below(COUNT_OF(cased));
+        add_string(pattern, cased[which].word);
+        add_string(match, cased[which].match);
+        return;
+    }
     if (below(5) == 0) {
         add_string(pattern, dots[below(COUNT_OF(dots))]);
         add_string(match, ".");

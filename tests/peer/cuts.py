@@ -26,11 +26,15 @@ server.ConnectionHandler.open_connection = (  # type: ignore[method-assign]
     server.ConnectionHandler.open_connection.__wrapped__  # type: ignore[attr-defined]
 )
 addonmanager.AddonManager = PeerManager  # type: ignore[misc]
+left_out: set[str] = set()
 for name, module in turbo.MODULES.items():
     # The two need a running master; the first is in place by the class above.
     if name not in ("dispatch", "log"):
         cut = importlib.import_module(module).CUT
-        if objection := cut.objection():
+        # As turbo.install does it: no cut without those that it stands on.
+        missing = ", ".join(sorted(left_out.intersection(cut.needs)))
+        if objection := cut.objection() or (missing and f"needs {missing}"):
+            left_out.add(name)
             print(f"{name} is left out: {objection}")
         else:
             cut.install()

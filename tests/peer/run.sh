@@ -18,11 +18,11 @@ cut="test/mitmproxy/proxy test/mitmproxy/net test/mitmproxy/test_addonmanager.py
     test/mitmproxy/test_optmanager.py test/mitmproxy/addons/test_proxyserver.py test/mitmproxy/addons/test_script.py
     test/mitmproxy/addons/test_tlsconfig.py test/mitmproxy/tools/test_dump.py"
 
-# run FILES [PYTEST OPTIONS]: the failures and the sum.
+# run FILES [PYTEST OPTIONS]: the failures and the sum.  CI makes hypothesis try the same examples each time, however slowly.
 run() {
     files=$1; shift
     # shellcheck disable=SC2086  # a list
-    (cd "$work" && PYTHONPATH="$work:$here" "$python" -m pytest $files \
+    (cd "$work" && CI=1 PYTHONPATH="$work:$here" "$python" -m pytest $files \
         -q -p no:cacheprovider -W ignore -rfE "$@" || true) |
         grep -E '^(FAILED|ERROR|[0-9]+ (passed|failed|error))' | sed 's/ - .*//; s/ in [0-9.]*s.*//'
 }

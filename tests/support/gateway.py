@@ -39,7 +39,7 @@ REFRESHED = "Refreshed blacklist cache"
 # What a developer's shell or .env may have set, and what would change where things go.
 _FOREIGN = re.compile(
     r"(?i:(?:https?|all|no)_proxy)|SYSTEM_TOKEN.*|DEFAULT_USER_JWT.*|FASTAPI_.*|BLACKLIST_.*|XDG_.*"
-    r"|ACTIVITY_.*|MITM_.*|MAX_CONCURRENT_REQUESTS|REQUIRE_USER_JWT|STATE_DIR|SSLKEYLOGFILE"
+    r"|ACTIVITY_.*|METRICS_.*|MITM_.*|MAX_CONCURRENT_REQUESTS|REQUIRE_USER_JWT|STATE_DIR|SSLKEYLOGFILE"
 )
 
 alive: weakref.WeakSet[Gateway] = weakref.WeakSet()
@@ -92,6 +92,7 @@ class Gateway:
             "SYSTEM_TOKEN": system_token,
             "FASTAPI_BASE_URL": backend_url,
             "STATE_DIR": str(self.state_dir),
+            "METRICS_LISTEN": "",
             **(env or {}),
         }
         code = "from mitmproxy.tools.main import mitmdump; mitmdump()"

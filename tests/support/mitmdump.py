@@ -42,8 +42,8 @@ def mitmdump(*args: str) -> list[str]:
 class Process:
     """The process, with stdout and stderr in one file in `cwd`; killed at the end of the block.
 
-    `env` is its whole environment but for PATH, HOME (`cwd`), PYTHONPATH (this checkout) and what
-    sanitizers need.
+    `env` is its whole environment but for PATH, HOME (`cwd`), PYTHONPATH (this checkout), what
+    sanitizers need, and that there is no metrics page.
     """
 
     def __init__(
@@ -57,6 +57,7 @@ class Process:
             "HOME": str(cwd),
             "PYTHONPATH": str(ROOT),
             "PYTHONUNBUFFERED": "1",
+            "METRICS_LISTEN": "",
             **(env or {}),
         }
         with self.output.open("wb") as output:
