@@ -208,7 +208,7 @@ engine_retry(struct engine *engine, struct request *request)
     if (engine->refusing || engine_is_forked(engine)) {
         engine_decide(engine, request, REASON_shutting_down, NULL);
     }
-    else if (request->tries > engine->proxy_retries) {
+    else if (request->tries > engine->proxy_retries || request->deadline_ms <= clock_now_ms()) {
         engine_decide(engine, request, REASON_no_proxy, "no try is left");
     }
     else {

@@ -187,7 +187,7 @@ class Hooks(Protocol):
         """Ask for another route after a dial failed for `reason` (a code of errors.ANSWERS).
 
         Done, `flow.server_conn` is another Server, or `flow.response` is set, or neither: there is
-        nothing left to try.
+        nothing left to try, or no time.
         """
 
 

@@ -39,7 +39,6 @@ from .dials import reason_of
 from .errors import make_response
 from .routes import Form
 from .routes import Hooks
-from .routes import Plan
 from .routes import Route
 from .routes import engine
 from .routes import plan_of
@@ -231,7 +230,7 @@ class ForwarderStream(HttpStream):
                     self.head_due = clock() + hooks.response_timeout
                     yield from self._arm()
                 return True
-            if (yield from self._failover(error, plan)):
+            if (yield from self._failover(error)):
                 return False
             if flow.response is None and flow.server_conn is chosen:
                 yield from self._fail(reason_of(error), error)
@@ -261,14 +260,14 @@ class ForwarderStream(HttpStream):
         flow.response = flow.response or self._refusal("internal")
         return False
 
-    def _failover(self, error: str, plan: Plan) -> layer.CommandGenerator[bool]:
-        """Let the engine choose again. True when there is no one left to answer."""
+    def _failover(self, error: str) -> layer.CommandGenerator[bool]:
+        """Let the engine choose again, or hear that this one failed when there is no time for
+        another. True when there is no one left to answer.
+        """
         flow = self.flow
-        if clock() < plan.deadline:
-            flow.__dict__["_forwarder_error"] = reason_of(error)
-            yield ForwarderFailoverHook(flow)
-            return (yield from self.check_killed(True))
-        return False
+        flow.__dict__["_forwarder_error"] = reason_of(error)
+        yield ForwarderFailoverHook(flow)
+        return (yield from self.check_killed(True))
 
     def _may_repeat(self) -> bool:
         """May the request be sent again? An idle connection can be closed by the other side at the

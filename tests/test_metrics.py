@@ -473,7 +473,7 @@ def test_workers_are_summed() -> None:
 
 @pytest.mark.usefixtures("stale")
 def test_silent_worker_is_left_out_and_counted() -> None:
-    """Of what it has counted nothing is taken back, and it is asked no second time."""
+    """Of what it has counted nothing is taken back, and it is asked again: it may have failed."""
     with Pool(2) as pool:
         pool.scrape(reading(requests=5, running=1), reading(requests=7, running=2))
         for _ in range(2):
@@ -484,8 +484,7 @@ def test_silent_worker_is_left_out_and_counted() -> None:
             assert page[f"{P}workers"] == 1
             assert page[f"{P}workers_silent"] == 1
         pool.answer(1, reading(requests=9, running=2))
-        with pytest.raises(BlockingIOError):
-            pool.pairs[1][1].recv(100, socket.MSG_DONTWAIT)
+        assert pool.pairs[1][1].recv(100, socket.MSG_DONTWAIT) == board.QUESTION
         page, _ = pool.scrape(reading(requests=6), reading(requests=9))
         assert page[f"{P}requests_total"] == 15
         assert page[f"{P}workers_silent"] == 0
@@ -545,6 +544,24 @@ def test_answer_that_is_none() -> None:
         assert pool.sources[0].asked
         with pytest.raises(OSError):
             os.fstat(fd)
+
+
+@pytest.mark.usefixtures("stale")
+def test_token_that_came_with_new_workers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """SIGHUP has replaced them, and they have read a configuration that has a token now."""
+    with Pool(1) as pool:
+        pool.scrape(reading())
+        monkeypatch.setenv("METRICS_TOKEN", "t0ken")
+        pool.board.listen(LOCAL)
+        with socket.create_connection(("127.0.0.1", pool.port), 10) as sock:
+            sock.sendall(b"GET /metrics HTTP/1.1\r\n\r\n")
+            sock.setblocking(False)
+            answer = b""
+            while b"\r\n" not in answer:
+                pool.wait()
+                with contextlib.suppress(BlockingIOError):
+                    answer += sock.recv(1 << 20)
+        assert status_of(answer) == 401
 
 
 @pytest.mark.usefixtures("stale")

@@ -16,6 +16,7 @@ import pytest
 from mitm_forwarder.cli import workers
 from mitm_forwarder.cli.workers import Supervisor
 from mitm_forwarder.cli.workers import Worker
+from mitm_forwarder.web.board import Source
 
 
 @dataclass
@@ -29,7 +30,7 @@ class Office(Supervisor):
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         pid = len(self.ends) + 1
         self.ends[pid] = theirs
-        self.workers.append(Worker(slot, pid, ours, 0.0, replaces=replaces))
+        self.workers.append(Worker(slot, pid, ours, 0.0, Source(ours), replaces=replaces))
 
     def worker(self, pid: int) -> Worker:
         return next(worker for worker in self.workers if worker.pid == pid)

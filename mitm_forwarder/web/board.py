@@ -74,15 +74,19 @@ class Board:
 
     def listen(self, place: Place | None) -> tuple[Place, ...]:
         """A worker's configuration wants the page there; where it is."""
+        try:
+            # Anew each time, as the worker has: SIGHUP may have brought it a token.  Valid there,
+            # and so here, unless a file has gone meanwhile.
+            self._secrets = options.Secrets()
+        except options.ConfigError as error:
+            self._place = None
+            self._desk.listen(None)
+            click.echo(f"mitm-forwarder: Metrics are not served: {error}", err=True)
+            return ()
         if place != self._place or not self._desk.places:
             self._place = place
             try:
-                # Valid in the worker, and so here, unless a file has gone meanwhile.
-                self._secrets = options.Secrets()
                 self._desk.listen(place)
-            except options.ConfigError as error:
-                self._desk.listen(None)
-                click.echo(f"mitm-forwarder: Metrics are not served: {error}", err=True)
             except OSError as error:
                 self._warn(error)
             for actual in self._desk.places:
@@ -111,11 +115,11 @@ class Board:
         if self._due is None:
             self._due = time.monotonic() + PATIENCE_SECONDS
             for source in self._sources():
-                # One that never answered the last question is not sent another.
-                if not source.asked:
-                    source.asked = True
-                    with contextlib.suppress(OSError):
-                        source.sock.send(QUESTION, socket.MSG_DONTWAIT)
+                # Also one that did not answer the last: it may have failed to, and a full socket
+                # takes no more.
+                source.asked = True
+                with contextlib.suppress(OSError):
+                    source.sock.send(QUESTION, socket.MSG_DONTWAIT)
 
     def heard(self, source: Source, fd: int) -> None:
         """A worker's answer, in a file that is closed here."""

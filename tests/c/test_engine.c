@@ -60,6 +60,15 @@ rig_init(struct rig *rig)
 }
 
 static void
+release(struct rig *rig, size_t number)
+{
+    if (rig->requests[number] != NULL) {
+        engine_release(rig->engine, rig->requests[number]);
+        rig->requests[number] = NULL;
+    }
+}
+
+static void
 rig_fini(struct rig *rig)
 {
     if (rig->engine != NULL) {
@@ -67,9 +76,7 @@ rig_fini(struct rig *rig)
         while (engine_take_decided(rig->engine) != NULL) {
         }
         for (size_t i = 0; i < COUNT_OF(rig->requests); i++) {
-            if (rig->requests[i] != NULL) {
-                engine_release(rig->engine, rig->requests[i]);
-            }
+            release(rig, i);
         }
         engine_destroy(rig->engine);
     }
@@ -135,6 +142,8 @@ ask(struct rig *rig, size_t number, const char *host, const char *authorization)
         .host_header = slice_of(host),
         .authorization = slice_of(authorization),
     };
+    /* A wait that ended early, as after a fault, has left the last one of this number. */
+    release(rig, number);
     return engine_begin(rig->engine, &input, NULL, &rig->requests[number]);
 }
 
@@ -211,8 +220,7 @@ check_status(struct rig *rig, int status, const char *body, enum reason wanted)
     WAIT_UNTIL(is_decided(rig, rig->requests[0]));
     CHECK_INT(request_reason(rig->requests[0]), wanted);
     CHECK(request_upstream(rig->requests[0]) == NULL);
-    engine_release(rig->engine, rig->requests[0]);
-    rig->requests[0] = NULL;
+    release(rig, 0);
 }
 
 static void
@@ -483,13 +491,6 @@ ask_and_wait(struct rig *rig, size_t number, const char *host, const char *token
     return request_upstream(rig->requests[number]) != NULL;
 }
 
-static void
-release(struct rig *rig, size_t number)
-{
-    engine_release(rig->engine, rig->requests[number]);
-    rig->requests[number] = NULL;
-}
-
 /* One call serves all requests of this user to this host, and no other. */
 static void
 test_lease(void)
@@ -533,6 +534,26 @@ test_lease_is_dropped(void)
     REQUIRE(ask_and_wait(rig, 0, "good.test", "Bearer " JWT));
     CHECK_STRING(request_upstream(rig->requests[0])->host, "127.0.0.1");
     CHECK_INT(atomic_load(&rig->server.said[PROXY].asked), 3);
+}
+
+/* Also by a request that has no time left to ask anybody else. */
+static void
+test_lease_is_dropped_too_late(void)
+{
+    RIG(rig);
+    rig->config.max_concurrent = 10;
+    rig->config.timeout_ms = 2000;
+    TRY(begin_engine(rig));
+    WAIT_UNTIL(rules_of(rig) == 1);
+    atomic_store(&rig->server.said[PROXY].body, PROXY_LEASED);
+    REQUIRE(ask_and_wait(rig, 0, "good.test", "Bearer " JWT));
+    WAIT_UNTIL(clock_now_ms() >= request_deadline_ms(rig->requests[0]));
+    TRY(engine_retry(rig->engine, rig->requests[0]));
+    CHECK(request_is_decided(rig->requests[0]));
+    CHECK_INT(request_reason(rig->requests[0]), REASON_no_proxy);
+    CHECK_INT(atomic_load(&rig->server.said[PROXY].asked), 1);
+    REQUIRE(ask_and_wait(rig, 1, "good.test", "Bearer " JWT));
+    CHECK_INT(atomic_load(&rig->server.said[PROXY].asked), 2);
 }
 
 /* Identical asks at the same time are one call, once the backend has granted a lease. */
@@ -623,8 +644,7 @@ test_release_while_halting(void)
     pthread_t thread;
     REQUIRE(pthread_create(&thread, NULL, halt, rig->engine) == 0);
     for (size_t i = 0; i < COUNT_OF(rig->requests); i++) {
-        engine_release(rig->engine, rig->requests[i]);
-        rig->requests[i] = NULL;
+        release(rig, i);
     }
     pthread_join(thread, NULL);
     engine_stop(rig->engine, 0);
@@ -711,9 +731,10 @@ test_release_while_matching(void)
     CHECK(rig->requests[0] == NULL);
 }
 
-TESTS(TEST(lease), TEST(lease_is_dropped), TEST(asks_are_coalesced), TEST(coalesced_in_vain),
-      TEST(stop_with_waiting), TEST(route_and_record), TEST(blacklist), TEST(no_rules),
-      TEST(tokens), TEST(backend_answers), TEST(timeout), TEST(permits), TEST(retry), TEST(judge),
+TESTS(TEST(lease), TEST(lease_is_dropped), TEST(lease_is_dropped_too_late),
+      TEST(asks_are_coalesced), TEST(coalesced_in_vain), TEST(stop_with_waiting),
+      TEST(route_and_record), TEST(blacklist), TEST(no_rules), TEST(tokens), TEST(backend_answers),
+      TEST(timeout), TEST(permits), TEST(retry), TEST(judge),
       TEST(stop), TEST(stop_during_failover), TEST(give_up), TEST(record_unfinished), TEST(leave),
       TEST(calls_after_stop), TEST(delivery_goes_on), TEST(new_secrets),
       TEST(release_while_halting), TEST(release_while_matching))

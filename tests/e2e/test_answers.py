@@ -311,11 +311,37 @@ def test_unblocked_host_by_another_name(world: World, blocked_name: str) -> None
     blocked = f"{blocked_name}.test"
     with world.client() as client:
         answer = client.request("GET", world.url(), token=world.token, headers={"Host": blocked})
-        assert answer.status in (400, 403), answer
+        assert (answer.status, error_of(answer)) == (403, "blacklisted"), answer
     with world.client(tls=True) as client:
         url = world.url(tls=True)
         answer = client.request("GET", url, token=world.token, headers={"Host": blocked})
-        assert answer.status in (403, 421), answer
+        assert (answer.status, error_of(answer)) == (403, "blacklisted"), answer
+
+
+def test_a_host_that_is_not_the_target(world: World) -> None:
+    """In plain sight a bad request; inside a tunnel a connection that is not for this host."""
+    seen = len(world.origin.requests)
+    other = {"Host": "other.test"}
+    with world.client() as client:
+        answer = client.request("GET", world.url(), token=world.token, headers=other)
+    assert (answer.status, error_of(answer)) == (400, "bad_request")
+    with world.client(tls=True) as client:
+        answer = client.request("GET", world.url(tls=True), token=world.token, headers=other)
+        assert (answer.status, error_of(answer)) == (421, "misdirected")
+    for version in ("--http1.1", "--http2"):
+        token = f"Authorization: Bearer {world.token}"
+        done = world.curl(
+            version,
+            "-H",
+            token,
+            "-H",
+            "Host: other.test",
+            "-w",
+            "%{http_code}",
+            world.url(tls=True),
+        )
+        assert done.stdout.endswith("421"), done.stdout
+    assert len(world.origin.requests) == seen
 
 
 # ---- the upstream proxy

@@ -6,6 +6,8 @@ import hashlib
 import json
 import os
 import ssl
+import statistics
+import subprocess
 import time
 from collections.abc import Iterator
 
@@ -16,6 +18,7 @@ from wsproto import events as ws
 
 from tests.e2e.world import Client
 from tests.e2e.world import World
+from tests.support.origin import TICKS
 
 HTTP_AND_HTTPS = pytest.mark.parametrize("tls", [False, True], ids=["http", "https"])
 LARGE = 5 << 20
@@ -131,6 +134,23 @@ def test_stream_arrives_as_it_is_sent(world: World, tls: bool, path: str) -> Non
         assert rest.strip().endswith(b"2")
         assert time.monotonic() - started >= 3.0
     world.record(url, 200, proxy_id=world.proxy_id)
+
+
+@pytest.mark.parametrize("media", ["event-stream", "plain"])
+@pytest.mark.parametrize(
+    ("tls", "version"), [(False, "--http1.1"), (True, "--http1.1"), (True, "--http2")]
+)
+def test_each_piece_arrives_at_once(world: World, tls: bool, version: str, media: str) -> None:
+    """Less than 50 ms after the origin wrote it: half of them, as the machine may be busy."""
+    url = world.url(f"/ticks/{media}", tls=tls)
+    command = world.curl_command(version, "-N", "-H", f"Authorization: Bearer {world.token}", url)
+    late = []
+    with subprocess.Popen(command, stdout=subprocess.PIPE, bufsize=0, env={}) as curl:
+        assert curl.stdout is not None
+        for line in curl.stdout:
+            late.append(time.monotonic() - float(line.removeprefix(b"data: ")))
+    assert (curl.returncode, len(late)) == (0, TICKS)
+    assert statistics.median(late) < 0.05, late
 
 
 def test_client_leaves_a_stream(world: World) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import resource
 import socket
 from collections.abc import Iterator
 from concurrent.futures import Future
@@ -131,6 +133,33 @@ def test_permits_come_back(narrow: World, pool: ThreadPoolExecutor) -> None:
     for i in range(LIMIT):
         narrow.origin.open_gate(f"after-{i}")
     assert [one.result().status for one in running] == [200] * LIMIT
+
+
+@pytest.fixture
+def many_descriptors() -> Iterator[None]:
+    """For this process and for those that it starts."""
+    old = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if old[1] < 4096:
+        pytest.skip("needs 4,096 descriptors")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(old[0], 4096), old[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_NOFILE, old)
+
+
+def test_idle_clients_cost_no_permit(
+    many_descriptors: None, narrow: World, pool: ThreadPoolExecutor
+) -> None:
+    """A thousand: some have never said a word, some have had an answer, some have a tunnel."""
+    with contextlib.ExitStack() as idle:
+        for i in range(1000):
+            client = idle.enter_context(narrow.client(tls=i % 50 == 1))
+            if i % 50 < 2:
+                url = narrow.url(tls=i % 50 == 1)
+                assert client.request("GET", url, token=narrow.token).status == 200
+        running = fill(narrow, pool, "beside")
+        for i in range(LIMIT):
+            narrow.origin.open_gate(f"beside-{i}")
+        assert [one.result().status for one in running] == [200] * LIMIT
 
 
 @pytest.mark.parametrize("version", ["h1", "h2"])

@@ -10,7 +10,9 @@ from typing import Any
 import pytest
 
 from tests.e2e.world import World
+from tests.support.proxies import ExampleProxy
 from tests.support.proxies import Squid
+from tests.support.proxies import Tap
 from tests.support.proxies import Tinyproxy
 
 HTTP_AND_HTTPS = pytest.mark.parametrize("tls", [False, True], ids=["http", "https"])
@@ -62,3 +64,16 @@ def test_refused_port(world: World, program: Any) -> None:
     assert answer.status == 502
     assert answer.json()["error"] == "proxy_refused"
     world.record(url, 502, proxy_id=proxy_id)
+
+
+@HTTP_AND_HTTPS
+@pytest.mark.parametrize("named", ["address", "ip"])
+def test_proxy_by_ipv6_address(world: World, tls: bool, named: str) -> None:
+    with ExampleProxy() as proxy, Tap(proxy.port, "::1") as tap:
+        world.openers.append(proxy)
+        address = f"[::1]:{tap.port}" if named == "address" else None
+        proxy_id = world.give(tap.port, ip="::1", address=address)
+        url = world.url(tls=tls)
+        assert world.get(url).status == 200
+        world.record(url, 200, proxy_id=proxy_id)
+        assert tap.connections == 1

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import socket
 import sys
+import threading
 from collections.abc import Callable
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +20,10 @@ import pytest
 from tests.e2e.world import World
 from tests.support.backend import Backend
 from tests.support.backend import wait_until
+from tests.support.engine import SYSTEM_TOKEN
+from tests.support.engine import USER_TOKEN
+from tests.support.faulty import Exchange
+from tests.support.faulty import FaultyBackend
 from tests.support.gateway import Gateway
 
 TIMEOUT = 40.0
@@ -143,6 +150,55 @@ def test_retired_worker_serves_who_has_connected(workers: Workers, here: World) 
             answer = b"".join(iter(lambda client=client: client.recv(65536), b""))
         assert answer.startswith(b"HTTP/1.1 200 ") and b"Connection: close\r\n" in answer
     wait_until(lambda: not any(map(alive, old)), TIMEOUT, "the end of the old workers")
+
+
+def ask(workers: Workers) -> bytes:
+    """All that comes back for one request, until the gateway closes."""
+    request = (
+        "GET http://target.test/ HTTP/1.1\r\nHost: target.test\r\n"
+        f"Proxy-Authorization: Bearer {USER_TOKEN}\r\n\r\n"
+    )
+    with socket.create_connection(("127.0.0.1", workers.port), TIMEOUT) as client:
+        client.sendall(request.encode())
+        return b"".join(iter(lambda: client.recv(65536), b""))
+
+
+def test_retired_worker_waits_for_the_backend(confdir: Path, tmp_path: Path) -> None:
+    """Requests that are with the backend when their worker is replaced get their answers."""
+    answer_now = threading.Event()
+
+    async def wait(exchange: Exchange) -> None:
+        while not answer_now.is_set():
+            await asyncio.sleep(0.02)
+        await exchange.backend.respond(exchange)
+
+    with (
+        FaultyBackend() as backend,
+        FaultyBackend() as upstream,
+        Workers(
+            tmp_path / "workers",
+            backend.url,
+            SYSTEM_TOKEN,
+            confdir=confdir,
+            env={"HTTPX_TIMEOUT": str(TIMEOUT), "SHUTDOWN_TIMEOUT": str(TIMEOUT)},
+        ) as workers,
+        ThreadPoolExecutor(8) as pool,
+    ):
+        backend.proxy |= {"port": upstream.port, "address": f"127.0.0.1:{upstream.port}"}
+        backend.spoil("/proxy", wait)
+        workers.two_ready()
+        answers = [pool.submit(ask, workers) for _ in range(8)]
+        wait_until(lambda: len(backend.calls("/proxy")) == 8, TIMEOUT, "the calls")
+        old = workers.children()
+        os.kill(workers.pid, signal.SIGHUP)
+        workers.wait_for_log(r"(?s)(Another worker has taken over.*?){2}")
+        assert all(map(alive, old)) and not any(answer.done() for answer in answers)
+        answer_now.set()
+        for answer in answers:
+            got = answer.result(TIMEOUT)
+            assert got.startswith(b"HTTP/1.1 200 ") and b"Connection: close\r\n" in got
+        wait_until(lambda: not any(map(alive, old)), TIMEOUT, "the end of the old workers")
+        wait_until(lambda: backend.stored() == 8, TIMEOUT, "the records")
 
 
 def test_supervisor_dies(workers: Workers) -> None:

@@ -191,12 +191,16 @@ class World:
             return client.request(method, url, **options)
 
     def curl(self, *args: str, proxy: str | None = None) -> subprocess.CompletedProcess[str]:
+        """A run of curl_command."""
+        command = self.curl_command(*args, proxy=proxy)
+        return subprocess.run(command, capture_output=True, text=True, env={}, timeout=60)
+
+    def curl_command(self, *args: str, proxy: str | None = None) -> list[str]:
         """curl through the gateway, trusting its CA and no configuration of this machine."""
         program = shutil.which("curl")
         assert program
         command = [program, "-q", "-sS", "--max-time", "30", "--cacert", str(self.gateway.ca_file)]
-        command += ["-x", proxy or f"http://127.0.0.1:{self.gateway.port}", *args]
-        return subprocess.run(command, capture_output=True, text=True, env={}, timeout=60)
+        return [*command, "-x", proxy or f"http://127.0.0.1:{self.gateway.port}", *args]
 
     # -- what must have happened -----------------------------------------------------------
 

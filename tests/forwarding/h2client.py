@@ -14,6 +14,7 @@ import h2.events
 from tests.forwarding.peers import CHUNK
 from tests.forwarding.rig import PATIENCE
 from tests.forwarding.rig import Rig
+from tests.forwarding.rig import until
 
 WINDOW = 65535
 """What a stream may send before the client opens its window, unless told otherwise."""
@@ -62,7 +63,10 @@ class H2Client:
         context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
         context.set_alpn_protocols(["h2"])
         await writer.start_tls(context, server_hostname=authority.partition(":")[0])
-        return cls(reader, writer)
+        client = cls(reader, writer)
+        window = WINDOW  # before the gateway has opened it
+        await until(lambda: client.wire.outbound_flow_control_window > window, "its windows")
+        return client
 
     async def _read(self) -> None:
         with contextlib.suppress(OSError):
@@ -76,7 +80,7 @@ class H2Client:
     def flush(self) -> None:
         self.writer.write(self.wire.data_to_send())
 
-    def request(self, url: str, method: str = "GET", upload: bool = False) -> int:
+    def request(self, url: str, method: str = "GET", length: int = 0) -> int:
         _, _, authority, path = url.split("/", 3)
         stream_id = self.wire.get_next_available_stream_id()
         self.streams[stream_id] = Stream()
@@ -86,7 +90,9 @@ class H2Client:
             (":authority", authority),
             (":path", f"/{path}"),
         ]
-        self.wire.send_headers(stream_id, head, end_stream=not upload)
+        if length:
+            head.append(("content-length", str(length)))
+        self.wire.send_headers(stream_id, head, end_stream=not length)
         self.flush()
         return stream_id
 

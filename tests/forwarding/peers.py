@@ -57,6 +57,9 @@ def make_certificate(directory: Path) -> Path:
 class Head:
     """A request or response head off the wire."""
 
+    peer = 0
+    """The port that a request came from."""
+
     def __init__(self, raw: bytes) -> None:
         self.raw = raw
         first, *rest = raw.decode("latin-1").split("\r\n")
@@ -142,9 +145,11 @@ class Origin(Listener):
         self.received = 0
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        number = len(self.peers)
         self.peers.append(writer.get_extra_info("peername")[1])
         for served in itertools.count():
             head = Head(await reader.readuntil(b"\r\n\r\n"))
+            head.peer = self.peers[number]
             self.heads.append(head)
             path = head.first[1].partition("?")[0]
             if path == "/die":

@@ -156,7 +156,8 @@ class Engine:
         self.reasons.append(reason)
         if self.failing_retry:
             raise asyncio.CancelledError
-        self.route(flow)
+        if time.monotonic() < flow.__dict__["_forwarder"].deadline:
+            self.route(flow)
 
 
 class Crashes(logging.Handler):

@@ -243,7 +243,7 @@ async def test_streams_that_nobody_reads_together(
     assert face._queued() < QUEUE_LIMIT + len(large) * READ_AHEAD
     small = []
     for _ in range(8):  # one after the other: the same connection, as long as it is read again
-        small.append(client.request(f"{url}/{2 * WINDOW}?stream=1"))
+        small.append(client.request(f"{url}/{4 * WINDOW}?stream=1"))
         stream = client.streams[small[-1]]
         await until(lambda stream=stream: len(stream.data) == WINDOW, "what the window takes")
     for stream_id in large:
@@ -252,7 +252,7 @@ async def test_streams_that_nobody_reads_together(
     for stream_id in small:
         client.open_window(stream_id)
     await until(lambda: all(client.streams[x].ended for x in small), "all is answered", 60)
-    assert {len(client.streams[x].data) for x in small} == {2 * WINDOW}
+    assert {len(client.streams[x].data) for x in small} == {4 * WINDOW}
     await client.close()
 
 

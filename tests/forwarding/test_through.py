@@ -8,8 +8,11 @@ import time
 from typing import Any
 
 import pytest
+from mitmproxy import connection
 
 from mitm_forwarder import layers
+from tests.forwarding.h2client import H2Client
+from tests.forwarding.peers import Proxy
 from tests.forwarding.rig import Rig
 from tests.forwarding.rig import reason
 from tests.forwarding.rig import until
@@ -72,6 +75,27 @@ async def test_websocket_is_tunnelled(rig: Rig) -> None:
     assert (await client.head()).status == 101
     assert await asyncio.wait_for(client.reader.readexactly(7), 5) == b"\x82\x05hello"
     assert [h.first[0] for h in rig.proxy.heads] == ["CONNECT"]
+    await client.close()
+
+
+async def test_streams_of_one_client_go_their_own_ways(rig: Rig) -> None:
+    """All at once on one HTTP/2 connection, each through the proxy that it was given."""
+    proxies = [rig.proxy, await rig.add(Proxy())]
+    client = await H2Client.connect(rig, rig.secure_url()[8:-1])
+
+    def choose(flow: Any) -> None:
+        address = (flow.request.host, flow.request.port)
+        via: Any = rig.route(proxies[int(flow.request.path[-1])])
+        flow.server_conn = connection.Server(address=address, via=via)
+
+    rig.engine.on_requestheaders = choose
+    streams = [client.streams[client.request(rig.secure_url(f"/{i}-{i % 2}"))] for i in range(6)]
+    await until(lambda: all(stream.ended for stream in streams), "all answers")
+    assert [(stream.status, bytes(stream.data)) for stream in streams] == [(200, b"ok")] * 6
+    heads = rig.secure_origin.heads
+    assert sorted(head.first[1] for head in heads) == [f"/{i}-{i % 2}" for i in range(6)]
+    for head in heads:
+        assert head.peer in proxies[int(head.first[1][-1])].opened
     await client.close()
 
 

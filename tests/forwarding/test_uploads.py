@@ -11,6 +11,8 @@ import pytest
 from mitm_forwarder import layers
 from mitm_forwarder import streams
 from mitm_forwarder.errors import make_response
+from tests.forwarding.h2client import H2Client
+from tests.forwarding.rig import Client
 from tests.forwarding.rig import Rig
 from tests.forwarding.rig import reason
 from tests.forwarding.rig import until
@@ -112,34 +114,65 @@ async def test_silence_after_an_upload(rig: Rig) -> None:
     await client.close()
 
 
+async def stopped(client: Client | H2Client, size: int, send: Any) -> int:
+    """Upload until the gateway takes no more. How much was it?"""
+    sent = 0
+    while sent < size:
+        try:
+            await asyncio.wait_for(send(bytes(1 << 20)), 1)
+        except TimeoutError:
+            return sent + (1 << 20)  # the piece is in the client's own buffer
+        sent += 1 << 20
+    raise AssertionError("the client was never stopped")
+
+
 @pytest.mark.parametrize("rig", [{"stream_large_bodies": "1"}], indirect=True)
 @pytest.mark.parametrize("waits_for", ["backend", "proxy"])
-async def test_waiting_upload_is_not_buffered(rig: Rig, waits_for: str) -> None:
-    rig.engine.connect_timeout = rig.engine.budget = 30
+@pytest.mark.parametrize("version", ["h1", "h2"])
+async def test_waiting_upload_is_not_buffered(rig: Rig, waits_for: str, version: str) -> None:
+    rig.engine.connect_timeout = rig.engine.budget = rig.engine.response_timeout = 30
+    go = asyncio.Event()
     if waits_for == "backend":
-        rig.engine.delay = 2.0
+        decide = rig.engine.requestheaders
+
+        async def wait_for_the_backend(flow: Any) -> None:
+            await go.wait()
+            await decide(flow)
+
+        rig.engine.requestheaders = wait_for_the_backend  # type: ignore[method-assign]
     else:
         mute = await rig.failing("mute")  # it will never answer the TLS handshake
         rig.engine.routes = [layers.Route("https", *mute.address)]
     size = 64 << 20
-    client = await rig.client()
-    client.request(rig.url(), "POST", f"Content-Length: {size}\r\n")
-    sent = 0
-    while sent < size:
-        client.send(bytes(1 << 20))
-        sent += 1 << 20
-        try:
-            await asyncio.wait_for(client.writer.drain(), 1)
-        except TimeoutError:
-            break
-    assert sent < 32 << 20, "the client was never stopped"
+    origin = rig.origin if version == "h1" else rig.secure_origin
+    if version == "h1":
+        client: Any = await rig.client()
+        client.request(rig.url(), "POST", f"Content-Length: {size}\r\n")
+
+        async def send(data: bytes) -> None:
+            client.send(data)
+            await client.writer.drain()
+    else:
+        client = await H2Client.connect(rig, rig.secure_url()[8:-1])
+        stream_id = client.request(rig.secure_url(), "POST", size)
+
+        async def send(data: bytes) -> None:
+            await client.send(stream_id, data)
+
+    sent = await stopped(client, size, send)
+    assert sent < 32 << 20, "the client was stopped too late"
     if waits_for == "backend":
-        while sent < size:
-            client.send(bytes(1 << 20))
-            await asyncio.wait_for(client.writer.drain(), 10)
-            sent += 1 << 20
-        assert (await client.response())[0].status == 200
-        assert rig.origin.received == size
+        go.set()
+        for _ in range(sent, size, 1 << 20):
+            await asyncio.wait_for(send(bytes(1 << 20)), 30)
+        if version == "h1":
+            assert (await client.response())[0].status == 200
+        else:
+            client.end(stream_id)
+            stream = client.streams[stream_id]
+            await until(lambda: stream.ended, "the answer", 30)
+            assert stream.status == 200
+        assert origin.received == size
     client.writer.transport.abort()  # what the gateway did not take is still in the buffer
 
 

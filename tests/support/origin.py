@@ -6,6 +6,7 @@ It is `examples.target`, plain and TLS, in threads of this process, with some pa
     /drops         announces a body, sends a part of it and closes
     /hangs-up      closes without an answer
     /ws            a WebSocket that echoes; `close` ends it
+    /ticks/MEDIA   TICKS lines of this type of text, each with the (monotonic) time of its sending
 
 Each accepted connection is noted before any byte is read: `strangers(...)` are those that no
 upstream proxy has opened, that is, direct ones.
@@ -16,6 +17,7 @@ from __future__ import annotations
 import contextlib
 import tempfile
 import threading
+import time
 from collections.abc import Iterable
 from pathlib import Path
 from types import TracebackType
@@ -35,6 +37,7 @@ from tests.support.backend import wait_until
 from tests.support.proxies import Opener
 
 GATE_TIMEOUT = 60.0
+TICKS = 15
 NOTICE_TIMEOUT = 3.0
 NAMES = ["localhost", "127.0.0.1"]
 
@@ -57,6 +60,9 @@ class _Handler(Handler):
             case ["hangs-up"]:
                 self._note()
                 self.close_connection = True
+            case ["ticks", media]:
+                self._note()
+                self._tick(media)
             case ["ws"]:
                 self._note()
                 self._echo_websocket()
@@ -70,6 +76,17 @@ class _Handler(Handler):
         self.server.record(
             {"method": self.command, "path": self.path, "headers": self.headers.items()}
         )
+
+    def _tick(self, media: str) -> None:
+        head = (
+            f"HTTP/1.1 200 OK\r\nContent-Type: text/{media}\r\nTransfer-Encoding: chunked\r\n\r\n"
+        )
+        self.wfile.write(head.encode())
+        for _ in range(TICKS):
+            time.sleep(0.05)
+            line = f"data: {time.monotonic()}\n"
+            self.wfile.write(f"{len(line):x}\r\n{line}\r\n".encode())
+        self.wfile.write(b"0\r\n\r\n")
 
     def _echo_websocket(self) -> None:
         connection = WSConnection(ConnectionType.SERVER)

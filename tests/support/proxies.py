@@ -239,15 +239,17 @@ class ScriptedProxy:
     It opens no connections, so whatever reaches an origin meanwhile was direct.
     """
 
-    def __init__(self, behaviour: Behaviour) -> None:
+    def __init__(self, behaviour: Behaviour, host: str = "127.0.0.1") -> None:
         self._behaviour = behaviour
+        self._host = host
         self._lock = threading.Lock()
         self._records: dict[socket.socket, bytearray] = {}
         self.stopping = threading.Event()
         self.received: list[bytearray] = []
 
     def __enter__(self) -> Self:
-        self._listener = socket.create_server(("127.0.0.1", 0), backlog=128)
+        family = socket.AF_INET6 if ":" in self._host else socket.AF_INET
+        self._listener = socket.create_server((self._host, 0), family=family, backlog=128)
         self.port: int = self._listener.getsockname()[1]
         self._acceptor = threading.Thread(target=self._accept)
         self._acceptor.start()
@@ -352,8 +354,8 @@ def says(answer: bytes) -> Behaviour:
 class Tap(ScriptedProxy):
     """Stands before another proxy and keeps every byte that goes to it."""
 
-    def __init__(self, behind: int) -> None:
-        super().__init__(self._relay)
+    def __init__(self, behind: int, host: str = "127.0.0.1") -> None:
+        super().__init__(self._relay, host)
         self._behind = behind
 
     def _relay(self, proxy: ScriptedProxy, client: socket.socket) -> None:
