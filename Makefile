@@ -99,7 +99,7 @@ asan-python: $(CORE) $(TEST_PACKAGES) ## the smoke tests with the extension unde
 	@rm -rf $(ASAN_PYTHON)/{lib,tree} $(ASAN_PYTHON)/report.*; mkdir -p $(ASAN_PYTHON)/tree
 	FORWARDER_BUILD=asan $(PY) setup.py -q build --build-base $(ASAN_PYTHON) --build-lib $(ASAN_PYTHON)/lib 2>&1 | \
 	    { grep -v '^warning: no ' || true; }
-	@cp -a tests examples docs pyproject.toml README.md $(ASAN_PYTHON)/lib/* $(ASAN_PYTHON)/tree
+	@cp -a tests bench examples docs pyproject.toml README.md $(ASAN_PYTHON)/lib/* $(ASAN_PYTHON)/tree
 	rc=0; cd $(ASAN_PYTHON)/tree; env LD_PRELOAD="$$(gcc -print-file-name=libasan.so)" PYTHONMALLOC=malloc \
 	    ASAN_OPTIONS=detect_leaks=0:log_path=$(ASAN_PYTHON)/report \
 	    $(CURDIR)/$(PY) -m pytest -q -p no:cacheprovider -n $(PYTEST_WORKERS) -m smoke $(PYTEST_ARGS) tests || rc=$$?; \
