@@ -58,5 +58,7 @@ def test_evasion(ruled: World, line: str, headers: str, status: int) -> None:
     token = f"Proxy-Authorization: Bearer {ruled.token}"
     request = f"{line} HTTP/1.1\r\n{headers}\r\n{token}\r\n\r\n"
     answer = head_of_answer(ruled.gateway.port, request.encode("latin-1"))
-    assert answer.startswith(f"HTTP/1.1 {status} ".encode()), answer[:300]
+    # Older versions of mitmproxy read no scheme in capitals.
+    allowed = (status, 400) if line.startswith("GET HTTP:") else (status,)
+    assert int(answer.split(maxsplit=2)[1]) in allowed, answer[:300]
     assert len(ruled.backend.calls("/proxy")) == calls
